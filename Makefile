@@ -1,0 +1,45 @@
+# `make` lists the targets. Those that need .venv run install.py first, which does nothing when nothing has changed.
+
+PY := .venv/bin/python
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+# The first Python that is new enough; PYTHON=python3.12 make demo chooses another.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && exit; \
+	done; echo python3)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help env demo test slow check lint lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+env: ## .venv with all that requirements.lock names; every target below does this by itself
+	@$(PYTHON) install.py
+
+demo: env ## synthetic speech, a small sweep, its table and plots
+	$(PY) src/train.py experiment=demo
+	$(PY) src/transcribe.py outputs/demo/*/ --manifest test --limit 3
+
+test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+slow: env ## only the slower tests
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+check: test slow ## test, then the slower tests
+
+lint: env ## style, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+lock: env ## rewrite requirements.lock from pyproject.toml; LOCK_ARGS=--upgrade takes newer releases
+	$(PY) -m uv pip compile pyproject.toml --quiet --custom-compile-command 'make lock' \
+		--output-file requirements.lock $(LOCK_ARGS)
+
+clean: ## remove caches and build outputs; .venv, outputs/, corpora/ and results/ stay
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . \( -name .venv -o -name .git -o -name outputs -o -name corpora -o -name results \) -prune \
+		-o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Recurrent speech recognisers that are pruned in blocks while they train."""

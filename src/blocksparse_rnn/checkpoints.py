@@ -1,0 +1,99 @@
+"""Checkpoints that survive: written durably, complete enough to go on from any step."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.runs import RunFolder
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes beside the old checkpoint, flushes, renames. Lightning's own writer does neither of the
+    first two when the temporary directory lies on another file system."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        with durable_file(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+class Checkpoints(pl.Callback):
+    """Keeps last.ckpt (to go on from) and best.ckpt (lowest dev CER) of a run.
+
+    The last one is written at the end of every epoch and every few minutes between; it holds the
+    state of the random numbers too.
+
+    Args:
+        run: the run's folder.
+        every_minutes: time between two checkpoints within an epoch.
+    """
+
+    def __init__(self, run: RunFolder, *, every_minutes: float) -> None:
+        self.run = run
+        self.every_seconds = 60 * every_minutes
+        self.best_cer = float("inf")
+        self.best_step = 0
+        self._saved_at = time.monotonic()
+        self._random_state: torch.Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_cer": self.best_cer,
+            "best_step": self.best_step,
+            "random_state": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_cer, self.best_step = state["best_cer"], state["best_step"]
+        self._random_state = state["random_state"]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Not earlier: setting up a fit draws random numbers, which an undisturbed run draws only once.
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+            self._random_state = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if time.monotonic() - self._saved_at > self.every_seconds:
+            self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
+        # After validation, so that its metrics are there and the epoch is over when a run resumes.
+        cer = float(trainer.callback_metrics.get("val/cer", float("inf")))
+        if cer < self.best_cer:
+            self.best_cer, self.best_step = cer, trainer.global_step
+            trainer.save_checkpoint(self.run.best, weights_only=True)
+        self._save_last(trainer)
+        self.run.update_status(
+            "running", epoch=trainer.current_epoch + 1, step=trainer.global_step, cer=cer
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
+        if not self.run.best.is_file():
+            # Stopped before the first validation: the last weights are the only ones.
+            self.best_step = trainer.global_step
+            trainer.save_checkpoint(self.run.best, weights_only=True)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.run.last)
+        self._saved_at = time.monotonic()
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint, by name; nothing pickled is run.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, KeyError, EOFError, ValueError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read the checkpoint {path}: {first_line}") from None

@@ -1,0 +1,34 @@
+"""What all command-line programs share: a user's mistake is a line, not a traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from blocksparse_rnn.errors import UserError
+
+MISTAKE = 2
+"""Exit code for a user's mistake."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+def run(program: Callable[[], object]) -> None:
+    """Run a program and exit: 0, or 2 with one line a mistake, or a traceback for a bug of ours."""
+    # Hydra would print a traceback of its own and exit; this lets exceptions come through.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        program()
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}; free space or choose another folder", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,1 @@
+"""Corpora, and the batches that training draws from them."""

@@ -1,0 +1,51 @@
+"""Which utterances can be trained on. One that can't is named with its reason and left out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blocksparse_rnn.data.manifest import Utterance
+from blocksparse_rnn.text import Alphabet, ctc_frames_needed
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An utterance that is left out, and why."""
+
+    utterance: Utterance
+    reason: str
+
+
+def split_usable(
+    utterances: list[Utterance], alphabet: Alphabet, output_frames: Callable[[float], int]
+) -> tuple[list[Utterance], list[Reject]]:
+    """Part what CTC can learn from what it can't.
+
+    Args:
+        utterances: what a corpus offers.
+        alphabet: the letters that may be written.
+        output_frames: frames of logits for a duration in seconds.
+    """
+    usable, rejects = [], []
+    for utterance in utterances:
+        reason = _problem(utterance, alphabet, output_frames)
+        if reason:
+            rejects.append(Reject(utterance, reason))
+        else:
+            usable.append(utterance)
+    return usable, rejects
+
+
+def _problem(
+    utterance: Utterance, alphabet: Alphabet, output_frames: Callable[[float], int]
+) -> str | None:
+    if not utterance.text:
+        return "its text is empty"
+    unknown = alphabet.unknown(utterance.text)
+    if unknown:
+        return f"its text has {''.join(sorted(unknown))!r}, which the alphabet lacks"
+    frames = output_frames(utterance.duration)
+    needed = ctc_frames_needed(alphabet.encode(utterance.text))
+    if frames < needed:
+        # The loss of such an utterance is infinite and its gradient not a number.
+        return f"too short for its text: {frames} output frames, CTC needs {needed}"
+    return None

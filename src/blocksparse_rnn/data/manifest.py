@@ -1,0 +1,57 @@
+"""A list of utterances on disk: JSON lines of `audio_filepath`, `duration`, `text` (NeMo's convention)."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocksparse_rnn.errors import UserError
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording: its audio file, its length in seconds and what is said in it."""
+
+    audio: Path
+    duration: float
+    text: str
+
+
+def read_manifest(path: Path) -> list[Utterance]:
+    """Read a manifest; paths in it are relative to its folder.
+
+    Raises:
+        UserError: the file is missing, or a line is not a JSON object with the three fields.
+    """
+    utterances = []
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                    audio, duration, text = row["audio_filepath"], float(row["duration"]), row["text"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(
+                        f"{path}, line {number}: each line must be a JSON object with "
+                        f"audio_filepath, duration and text ({error})"
+                    ) from None
+                utterances.append(Utterance(path.parent / audio, duration, text))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the manifest {path}: {error}") from None
+    return utterances
+
+
+def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
+    """One utterance as a line of a manifest that lies in `folder`."""
+    row = {
+        "audio_filepath": str(utterance.audio.relative_to(folder)),
+        "duration": utterance.duration,
+        "text": utterance.text,
+        **extra,
+    }
+    return json.dumps(row) + "\n"
+
+
+def total_hours(utterances: Iterable[Utterance]) -> float:
+    """Hours of audio in `utterances`."""
+    return sum(u.duration for u in utterances) / 3600

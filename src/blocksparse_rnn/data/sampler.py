@@ -1,0 +1,71 @@
+"""Batches of utterances of similar length, in an order that any process can compute again."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import Sampler
+
+
+class BucketBatchSampler(Sampler[list[int]]):
+    """Batches by duration: the shortest first in the first epoch (SortaGrad), shuffled afterwards.
+
+    The batches of an epoch are a function of (durations, batch, seed, epoch) alone. Every rank draws
+    its share of each global batch from the same list, so all ranks take the same number of steps and
+    a batch holds the same utterances on any number of ranks.
+
+    Source of SortaGrad: Amodei et al., "Deep Speech 2", 2016, section 3.3.
+
+    Args:
+        durations: seconds of each utterance.
+        batch: utterances of a global batch; the last one of an epoch may hold fewer.
+        seed: seed of the order.
+        rank: this process's number among `world`.
+        world: processes that share a batch.
+    """
+
+    JITTER = 0.1
+    """Relative noise on durations, so that the members of a batch change from epoch to epoch."""
+
+    def __init__(
+        self, durations: Sequence[float], *, batch: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.durations = durations
+        self.batch = batch
+        self.seed = seed
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        self._resume: tuple[int, int] | None = None
+        # Lightning tells the epoch to `batch_sampler.sampler`.
+        self.sampler = self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches come next."""
+        self.epoch = epoch
+
+    def resume(self, epoch: int, batches: int) -> None:
+        """Let the next iteration begin in `epoch` after its first `batches` batches."""
+        self._resume = (epoch, batches)
+
+    def __len__(self) -> int:
+        return -(-len(self.durations) // self.batch)
+
+    def global_batches(self, epoch: int) -> list[list[int]]:
+        """All batches of an epoch, before ranks share them out."""
+        noise = random.Random(f"{self.seed}-{epoch}")
+        jitter = self.JITTER if epoch else 0.0
+        keys = [d * (1 + jitter * noise.random()) for d in self.durations]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
+        if epoch:
+            noise.shuffle(batches)
+        return batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # A generator, because a loader with workers asks for two iterators and uses the second only.
+        skip = 0
+        if self._resume is not None:
+            self.epoch, skip = self._resume
+            self._resume = None
+        for batch in self.global_batches(self.epoch)[skip:]:
+            # A batch too small for all ranks gives the last ones its first utterance again.
+            yield batch[self.rank :: self.world] or batch[:1]

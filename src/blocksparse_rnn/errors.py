@@ -1,0 +1,19 @@
+"""The one exception that stands for a user's mistake."""
+
+import errno
+
+
+class UserError(ValueError):
+    """Something the user can mend. The message is one line: what, where, what is allowed, what to do.
+
+    Entry points print it without a traceback and exit with code 2. Every other exception is a
+    bug of ours and keeps its traceback.
+    """
+
+
+def cannot_write(path: object, error: OSError) -> UserError:
+    """Turn an `OSError` met while writing `path` into one line that says what to do."""
+    advice = "choose another folder or change its permissions"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some space or choose a folder on another disk"
+    return UserError(f"cannot write {path}: {error.strerror or error}; {advice}")

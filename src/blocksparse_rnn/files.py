@@ -1,0 +1,41 @@
+"""Writing files so that a power cut leaves the old one or the new one, never half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from blocksparse_rnn.errors import cannot_write
+
+
+@contextmanager
+def durable_file(path: Path, mode: str = "wb") -> Iterator[IO]:
+    """A file that takes the place of `path` once it is complete and on disk.
+
+    The temporary file lies in the same folder, since a rename is atomic only within a file system.
+
+    Raises:
+        UserError: no permission, no space.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""Where metrics go: always to metrics.csv, and to W&B or TensorBoard where chosen."""
+
+import csv
+import os
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runs import RunFolder
+
+
+class MetricsCSV(Logger):
+    """Rows of (step, epoch, metric, value, seconds), appended as they come.
+
+    Lightning's own CSV logger deletes its file when a run resumes. One metric to a row needs no
+    header that changes; `pandas.pivot_table(index="step", columns="metric")` makes it wide.
+    """
+
+    COLUMNS = ("step", "epoch", "metric", "value", "seconds")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._start = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The run folder's config.yaml has them already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        epoch = int(metrics.get("epoch", 0))
+        seconds = round(time.monotonic() - self._start, 2)
+        new = not self.path.exists()
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(self.COLUMNS)
+            for name, value in metrics.items():
+                if name != "epoch":
+                    writer.writerow((step, epoch, name, value, seconds))
+
+    def forget_after(self, step: int) -> None:
+        """Drop what an interrupted run logged beyond the step that its checkpoint goes on from."""
+        if self.path.exists():
+            header, *rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if row.endswith("\n") and int(row.split(",", 1)[0]) < step]
+            self.path.write_text("".join([header, *kept]), encoding="utf-8")
+
+
+def csv_only(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:
+    """Nothing besides metrics.csv."""
+    return []
+
+
+def wandb_logger(
+    run: RunFolder, settings: dict[str, Any], *, project: str, entity: str | None, tags: list[str]
+) -> list[Logger]:
+    """W&B: online where a key is configured, else offline in the run folder.
+
+    A run keeps its id when it resumes. W&B never ends a training: where it can't start, a line says
+    so and metrics.csv has everything.
+
+    Args:
+        run: the run's folder; its name is the run's name and id.
+        settings: logged in full.
+        project: W&B project.
+        entity: W&B user or team; null for the key's own.
+        tags: tags of the run, besides model and scale.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        import wandb
+
+        offline = not _has_wandb_key()
+        if offline:
+            print("W&B: no key configured, logging offline into the run folder", file=sys.stderr)
+        logger = WandbLogger(
+            project=project,
+            entity=entity,
+            name=run.path.name,
+            id=run.path.name,
+            resume=None if offline else "allow",
+            save_dir=str(run.path),
+            offline=offline,
+            group=settings["sweep"],
+            job_type=settings["model"]["cell"],
+            tags=[settings["model"]["cell"], settings["scale"]["name"], *tags],
+            config=settings,
+            settings=wandb.Settings(init_timeout=30, x_disable_stats=offline),
+        )
+        _ = logger.experiment
+    except Exception as error:  # W&B's own errors have no common base, and none may end a training
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(f"W&B could not start ({reason}); metrics.csv has everything", file=sys.stderr)
+        return []
+    return [logger]
+
+
+def _has_wandb_key() -> bool:
+    """Whether a key is configured, in the environment or in ~/.netrc; asks nobody, needs no network."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return False
+    import wandb
+
+    return bool(wandb.api.api_key)
+
+
+def tensorboard_logger(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:
+    """TensorBoard files in the run folder.
+
+    Raises:
+        UserError: the package isn't installed.
+    """
+    try:
+        return [TensorBoardLogger(str(run.path), name="tensorboard", version="")]
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger=tensorboard: {error}; pip install tensorboard") from None

@@ -1,0 +1,1 @@
+"""Deep-Speech-2-style recognisers. They never hear of sparsity."""

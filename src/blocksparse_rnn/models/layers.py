@@ -1,0 +1,170 @@
+"""The layers of a Deep-Speech-2-style recogniser. Between them travel only valid frames.
+
+Sequences are packed (`torch.nn.utils.rnn.PackedSequence`), so batch norm counts valid frames only,
+nothing leaks from padding, and no product is spent on it.
+
+Shapes: B batch, C channels, F frequencies, T frames, N packed frames, I inputs, H hidden units.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.models.recurrence import CLIP, Core, gru_forward, rnn_backward, rnn_forward
+
+
+def clipped_relu(x: Tensor) -> Tensor:
+    """min(max(x, 0), 20) (Hannun et al., "Deep Speech", 2014, section 2)."""
+    return x.clamp(0.0, CLIP)
+
+
+def pack(x_BT: Tensor, lengths: list[int]) -> PackedSequence:
+    """Keep the valid frames of a padded batch (B, T, ...) of any order of lengths."""
+    return pack_padded_sequence(x_BT, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
+
+
+def unpack(packed: PackedSequence) -> Tensor:
+    """Padded batch (B, T, ...) of a packed sequence, zero beyond each utterance's end."""
+    return pad_packed_sequence(packed, batch_first=True)[0]
+
+
+def repack(data_N: Tensor, like: PackedSequence) -> PackedSequence:
+    """Other values for the same frames."""
+    return PackedSequence(data_N, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
+
+
+class Convolution(nn.Module):
+    """2-D convolution over (frequency, time) without bias, batch norm, clipped rectifier.
+
+    Padding is half a kernel on each side, so an axis of size n and stride s becomes ceil(n / s).
+
+    Args:
+        in_channels, out_channels: channels before and after.
+        kernel: odd sizes in frequency and time.
+        stride: steps in frequency and time.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        if any(size % 2 == 0 for size in kernel):
+            raise UserError(f"model.convolutions: kernel={list(kernel)} must have odd sizes")
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        self.norm = nn.BatchNorm1d(out_channels)
+        self.stride = stride
+
+    def forward(self, x_BCFT: Tensor, lengths: list[int]) -> tuple[PackedSequence, list[int]]:
+        """Packed (N, C, F) and the frames of each utterance. The input is zero beyond its ends."""
+        lengths = [math.ceil(length / self.stride[1]) for length in lengths]
+        packed = pack(self.conv(x_BCFT).permute(0, 3, 1, 2), lengths)
+        return repack(clipped_relu(self.norm(packed.data)), packed), lengths
+
+
+class ConvolutionStack(nn.Module):
+    """Convolutions one after the other: features (B, T, F) -> packed frames (N, C * F)."""
+
+    def __init__(self, features: int, convolutions: list[dict]) -> None:
+        super().__init__()
+        channels, size = 1, features
+        self.convolutions = nn.ModuleList()
+        for setting in convolutions:
+            kernel, stride = tuple(setting["kernel"]), tuple(setting["stride"])
+            self.convolutions.append(Convolution(channels, setting["channels"], kernel, stride))
+            channels, size = setting["channels"], math.ceil(size / stride[0])
+        self.output_size = channels * size
+        self.time_stride = math.prod(c.stride[1] for c in self._each())
+
+    def _each(self) -> Iterator[Convolution]:
+        for convolution in self.convolutions:
+            assert isinstance(convolution, Convolution)
+            yield convolution
+
+    def frames(self, frames: int) -> int:
+        """Frames that come out of `frames` feature frames."""
+        for convolution in self._each():
+            frames = math.ceil(frames / convolution.stride[1])
+        return frames
+
+    def forward(self, feature_BTF: Tensor, lengths: list[int]) -> tuple[PackedSequence, list[int]]:
+        x_BCFT = feature_BTF.transpose(1, 2).unsqueeze(1)
+        for convolution in self._each():
+            packed, lengths = convolution(x_BCFT, lengths)
+            x_BCFT = unpack(packed).permute(0, 2, 3, 1)
+        return repack(packed.data.flatten(1), packed), lengths
+
+
+class RNNLayer(nn.Module):
+    """Bidirectional clipped-rectifier layer: h_t = clip(BN(W x_t) + U h_{t-1}), directions summed.
+
+    Both directions share W and its batch norm and have their own U. The only bias is batch norm's
+    shift (Amodei et al., "Deep Speech 2", 2016, section 3.2).
+
+    Args:
+        input_size: inputs per frame.
+        hidden_size: units.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.weight_hh_reverse = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.norm = nn.BatchNorm1d(hidden_size)
+        self.cores: tuple[Core, Core] = (rnn_forward, rnn_backward)
+        nn.init.normal_(self.weight_ih, std=input_size**-0.5)
+        # A rectified state neither grows nor dies over many steps at about half the critical radius.
+        nn.init.normal_(self.weight_hh, std=0.5 * hidden_size**-0.5)
+        nn.init.normal_(self.weight_hh_reverse, std=0.5 * hidden_size**-0.5)
+
+    def forward(self, packed: PackedSequence) -> PackedSequence:
+        """(N, I) -> (N, H), both packed."""
+        a_NH = self.norm(functional.linear(packed.data, self.weight_ih))
+        batch_sizes = packed.batch_sizes.tolist()
+        forward_core, backward_core = self.cores
+        hidden_NH = forward_core(a_NH, self.weight_hh.to(a_NH.dtype), batch_sizes)
+        hidden_NH = hidden_NH + backward_core(a_NH, self.weight_hh_reverse.to(a_NH.dtype), batch_sizes)
+        return repack(hidden_NH, packed)
+
+
+class GRULayer(nn.Module):
+    """Forward-only GRU layer over BN(W x), gates r, z, n stacked, no bias but batch norm's shift.
+
+    Args:
+        input_size: inputs per frame.
+        hidden_size: units.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.norm = nn.BatchNorm1d(3 * hidden_size)
+        self.core: Core = gru_forward
+        nn.init.normal_(self.weight_ih, std=input_size**-0.5)
+        nn.init.uniform_(self.weight_hh, -(hidden_size**-0.5), hidden_size**-0.5)
+
+    def forward(self, packed: PackedSequence) -> PackedSequence:
+        """(N, I) -> (N, H), both packed."""
+        a_NG = self.norm(functional.linear(packed.data, self.weight_ih))
+        hidden_NH = self.core(a_NG, self.weight_hh.to(a_NG.dtype), packed.batch_sizes.tolist())
+        return repack(hidden_NH, packed)
+
+
+class FullyConnected(nn.Module):
+    """Fully connected layer without bias, batch norm, clipped rectifier: (N, H) -> (N, H)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, size))
+        self.norm = nn.BatchNorm1d(size)
+        nn.init.normal_(self.weight, std=size**-0.5)
+
+    def forward(self, x_NH: Tensor) -> Tensor:
+        return clipped_relu(self.norm(functional.linear(x_NH, self.weight)))

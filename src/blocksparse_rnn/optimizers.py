@@ -1,0 +1,70 @@
+"""Optimizers with their learning-rate schedules, in the form Lightning takes them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.nn import Parameter
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+
+
+def nesterov_sgd(
+    parameters: Iterable[Parameter],
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    lr: float,
+    momentum: float,
+    anneal: float,
+) -> dict[str, Any]:
+    """Nesterov's momentum, the learning rate divided by `anneal` after every epoch.
+
+    Source: Amodei et al., "Deep Speech 2", 2016, section 3.1.
+
+    Args:
+        parameters: what to train.
+        total_steps: steps of the whole training; not needed by this schedule.
+        steps_per_epoch: steps after which the rate falls.
+        lr: learning rate of the first epoch.
+        momentum: share of the velocity kept per step.
+        anneal: divisor of the learning rate per epoch.
+    """
+    optimizer = SGD(parameters, lr=lr, momentum=momentum, nesterov=True)
+    schedule = LambdaLR(optimizer, lambda step: anneal ** -(step // steps_per_epoch))
+    return _per_step(optimizer, schedule)
+
+
+def adamw_one_cycle(
+    parameters: Iterable[Parameter],
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    lr: float,
+    weight_decay: float,
+    warmup: float,
+) -> dict[str, Any]:
+    """AdamW over one cycle: the rate rises to `lr`, then falls to almost nothing by the last step.
+
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; Smith and Topin,
+    "Super-convergence", 2018.
+
+    Args:
+        parameters: what to train.
+        total_steps: steps of the whole training.
+        steps_per_epoch: not needed by this schedule.
+        lr: highest learning rate.
+        weight_decay: decay of matrices and kernels; biases and batch norm are left alone.
+        warmup: share of the steps in which the rate rises.
+    """
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = AdamW(groups, lr=lr)
+    schedule = OneCycleLR(optimizer, max_lr=lr, total_steps=total_steps, pct_start=warmup)
+    return _per_step(optimizer, schedule)
+
+
+def _per_step(optimizer: Any, schedule: Any) -> dict[str, Any]:
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

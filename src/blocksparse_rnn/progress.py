@@ -1,0 +1,52 @@
+"""One progress line for a whole training: epoch, loss, CER, time left."""
+
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+
+class Progress(pl.Callback):
+    """A bar over all optimizer steps on a terminal; one line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
+        self.bar = tqdm(
+            total=int(trainer.estimated_stepping_batches),
+            initial=trainer.global_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty() or not trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        assert self.bar is not None
+        if not self.bar.disable and self.bar.update(trainer.global_step - self.bar.n):
+            self.bar.set_description(f"epoch {trainer.current_epoch + 1}", refresh=False)
+            self.bar.set_postfix_str(_figures(trainer), refresh=False)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            line = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: {_figures(trainer)}"
+            tqdm.write(line, file=sys.stderr)
+
+    def on_train_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _figures(trainer: pl.Trainer) -> str:
+    names = {"loss": "train/loss", "cer": "val/cer"}
+    metrics = trainer.callback_metrics
+    return "  ".join(
+        f"{short} {float(metrics[name]):.{3 if short == 'cer' else 1}f}"
+        for short, name in names.items()
+        if name in metrics
+    )

@@ -1,0 +1,126 @@
+"""The speech recogniser as Lightning trains it: features, model, CTC loss, error rates.
+
+Shapes: B batch, S samples, T frames, V outputs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from blocksparse_rnn.data.datamodule import Batch
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.features import Features
+from blocksparse_rnn.metrics import ErrorCounts
+from blocksparse_rnn.text import Alphabet
+
+
+class Recogniser(pl.LightningModule):
+    """Waveforms in, text out; learns from pairs of both by CTC.
+
+    It owns its features and their statistics, so its weights and settings are all that
+    transcription needs.
+
+    Args:
+        features: waveform -> features.
+        model: features -> logits, with the blank as last output.
+        alphabet: letters of the logits.
+        decoder: logits -> texts.
+        make_optimizer: (parameters, total steps, steps per epoch) -> what Lightning's
+            `configure_optimizers` may return.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        model: nn.Module,
+        alphabet: Alphabet,
+        decoder: Callable[[Tensor, list[int], Alphabet], list[str]],
+        make_optimizer: Callable[[Any, int, int], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.model = model
+        self.alphabet = alphabet
+        self.decoder = decoder
+        self.make_optimizer = make_optimizer
+        self.penalties: list[tuple[str, Callable[[], Tensor]]] = []
+        """Regularisers: named functions whose values are added to the loss of every step."""
+        self._counts = ErrorCounts()
+
+    def forward(self, wave_BS: Tensor, samples: list[int]) -> tuple[Tensor, list[int]]:
+        """Logits (B, T, V) and the valid frames of each utterance."""
+        feature_BTF, frames = self.features(wave_BS, samples)
+        return self.model(feature_BTF, frames)
+
+    def output_frames(self, samples: int) -> int:
+        """Frames of logits that `samples` samples give."""
+        return self.model.frames(self.features.frames(samples))  # type: ignore[operator]
+
+    def transcribe(self, wave_BS: Tensor, samples: list[int]) -> list[str]:
+        """Texts of a padded batch; every utterance at least one window long."""
+        return self.decoder(*self(wave_BS, samples), self.alphabet)
+
+    def ctc_loss(self, logits_BTV: Tensor, frames: list[int], batch: Batch) -> Tensor:
+        """Negative log likelihood of the texts, in nats per utterance (Graves et al., 2006)."""
+        # In float32 whatever autocast says: there is no CTC loss in bf16.
+        log_probs_TBV = logits_BTV.float().log_softmax(dim=-1).transpose(0, 1)
+        total = functional.ctc_loss(
+            log_probs_TBV,
+            batch.targets,
+            torch.tensor(frames),
+            torch.tensor(batch.target_lengths),
+            blank=self.alphabet.blank,
+            reduction="sum",
+        )
+        return total / len(frames)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        logits_BTV, frames = self(batch.wave_BS, batch.samples)
+        loss = self.ctc_loss(logits_BTV, frames, batch)
+        logged = {"train/ctc_loss": loss.detach()}
+        for name, penalty in self.penalties:
+            value = penalty()
+            logged[f"train/{name}"] = value.detach()
+            loss = loss + value
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
+                f"try a lower optimizer.lr or trainer.clip, and look at this batch: {', '.join(batch.files)}"
+            )
+        self.log_dict({"train/loss": loss.detach(), **logged}, batch_size=len(frames))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._counts = ErrorCounts()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._count_errors(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({"val/cer": self._counts.cer, "val/wer": self._counts.wer})
+
+    def on_test_epoch_start(self) -> None:
+        self._counts = ErrorCounts()
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._count_errors(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({"test/cer": self._counts.cer, "test/wer": self._counts.wer})
+
+    def configure_optimizers(self) -> Any:
+        assert self.make_optimizer is not None
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        return self.make_optimizer(self.parameters(), total_steps, int(self.trainer.num_training_batches))
+
+    def _count_errors(self, batch: Batch, stage: str) -> None:
+        logits_BTV, frames = self(batch.wave_BS, batch.samples)
+        loss = self.ctc_loss(logits_BTV, frames, batch)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(frames))
+        hypotheses = self.decoder(logits_BTV, frames, self.alphabet)
+        for text, hypothesis in zip(batch.texts, hypotheses, strict=True):
+            self._counts.add(text, hypothesis)

@@ -1,0 +1,158 @@
+"""A run's folder: its name, its lock, its state and its result.
+
+    outputs/gru-2560-dense-s0-1f9c2a/
+      config.yaml     all settings, interpolations filled in
+      status.json     running, finished or failed; epoch, step, CER
+      metrics.csv     step, epoch, metric, value, seconds
+      rejects.jsonl   utterances that could not be used, with the reason
+      checkpoints/    last.ckpt while training, best.ckpt
+      result.json     written last: only a folder that has it is finished
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.files import durable_file
+
+NOT_IDENTITY = ("outputs", "corpora", "logger", "sweep", "workers", "checkpoints")
+"""Settings that change where or how a run is done, but not its result."""
+NOT_IDENTITY_WITHIN = {
+    "data": ("folder", "workers"),
+    "trainer": ("devices", "accelerator", "strategy", "log_every"),
+}
+
+
+def identity(settings: dict[str, Any]) -> str:
+    """Ten hexadecimal digits that stand for all settings on which the result depends."""
+    chosen = {
+        name: {k: v for k, v in node.items() if k not in NOT_IDENTITY_WITHIN.get(name, ())}
+        if isinstance(node, dict)
+        else node
+        for name, node in settings.items()
+        if name not in NOT_IDENTITY
+    }
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def run_name(settings: dict[str, Any]) -> str:
+    """Readable name of a run: its choices and a short form of its identity."""
+    choices = [settings["model"]["cell"], str(settings["width"]), "dense", f"s{settings['seed']}"]
+    return "-".join([*choices, identity(settings)[:6]])
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: where it is or will be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.metrics = path / "metrics.csv"
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "RunFolder":
+        """The folder that belongs to some settings."""
+        return cls(Path(settings["outputs"]) / run_name(settings))
+
+    @classmethod
+    def existing(cls, path: str | Path) -> "RunFolder":
+        """A folder that holds a run with trained weights.
+
+        Raises:
+            UserError: it doesn't.
+        """
+        run = cls(Path(path))
+        if not (run.path / "config.yaml").is_file():
+            raise UserError(f"{path}: no run folder (no config.yaml in it); give a folder under outputs/")
+        if not run.best.is_file():
+            raise UserError(f"{path}: has no checkpoints/best.ckpt yet; let the training end its first epoch")
+        return run
+
+    def settings(self) -> dict[str, Any]:
+        """The run's resolved settings."""
+        with open(self.path / "config.yaml", encoding="utf-8") as file:
+            return yaml.safe_load(file)
+
+    def result(self) -> dict[str, Any] | None:
+        """What result.json says; None while the run is not finished."""
+        try:
+            return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def create(self, settings: dict[str, Any]) -> None:
+        """Make the folder and write the settings into it.
+
+        Raises:
+            UserError: no permission, no space.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+            leftover.unlink()
+        with durable_file(self.path / "config.yaml", "w") as file:
+            yaml.safe_dump(settings, file, sort_keys=False)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from working on the same run; the system frees it with the process.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / "lock", "a")  # noqa: SIM115
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process is working on this run; wait for it or change a setting"
+                ) from None
+            yield
+
+    def update_status(self, state: str, **details: Any) -> None:
+        """Say in status.json where the run stands."""
+        status = {
+            "state": state,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **details,
+        }
+        self._write_json("status.json", status)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Finish the run."""
+        self._write_json("result.json", result)
+
+    def write_rejects(self, rows: list[dict[str, Any]]) -> None:
+        """Name the utterances that were left out."""
+        with durable_file(self.path / "rejects.jsonl", "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        with durable_file(self.path / name, "w") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")

@@ -1,0 +1,273 @@
+"""One training, from settings to result.
+
+settings -> run folder -> corpus -> recogniser -> fit -> test from the best checkpoint -> result.json
+"""
+
+import functools
+import logging
+import platform
+import subprocess
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from blocksparse_rnn.checkpoints import Checkpoints, DurableCheckpointIO, load_weights
+from blocksparse_rnn.config import build
+from blocksparse_rnn.counts import count_parameters, count_zeros
+from blocksparse_rnn.data.checks import split_usable
+from blocksparse_rnn.data.datamodule import SpeechData
+from blocksparse_rnn.data.manifest import Utterance, total_hours
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.loggers import MetricsCSV
+from blocksparse_rnn.progress import Progress
+from blocksparse_rnn.recogniser import Recogniser
+from blocksparse_rnn.runs import RunFolder, identity
+from blocksparse_rnn.text import Alphabet
+
+STATISTICS_UTTERANCES = 1000
+"""Training utterances from which corpus normalisation is measured."""
+
+
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train, test and write result.json; a finished run is not done again, a broken one goes on.
+
+    Args:
+        settings: resolved and checked (`config.resolve`).
+
+    Returns:
+        The result.
+
+    Raises:
+        UserError: unusable data, no permission, no space, a run that another process works on.
+    """
+    run = RunFolder.of(settings)
+    with run.lock():
+        result = run.result()
+        if result is not None:
+            print(f"{run.path}: finished before")
+        else:
+            run.create(settings)
+            try:
+                result = _train(settings, run)
+            except BaseException as error:
+                run.update_status("failed", error=f"{type(error).__name__}: {error}")
+                raise
+        print(f"{run.path}: test CER {result['cer']:.4f}, WER {result['wer']:.4f}")
+        return result
+
+
+def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
+    _quieten_lightning()
+    run.update_status("running", epoch=0, step=0)
+    pl.seed_everything(settings["seed"], verbose=False)
+    recogniser = build_recogniser(settings)
+    data = _load_data(settings, recogniser, run)
+    metrics = MetricsCSV(run.metrics)
+    loggers = [metrics, *build(settings["logger"], run, settings)]
+    callbacks = [build(settings["checkpoints"], run), Progress()]
+    trainer = build(settings["trainer"], run, callbacks, loggers)
+
+    resume_from = run.last if run.last.is_file() else None
+    if resume_from is None:
+        _measure_features(recogniser, data)
+        run.metrics.unlink(missing_ok=True)
+    else:
+        step = torch.load(resume_from, weights_only=True, mmap=True)["global_step"]
+        metrics.forget_after(step)
+        print(f"{run.path}: going on from step {step}")
+
+    started = time.monotonic()
+    trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    seconds = time.monotonic() - started
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+    recogniser.load_state_dict(load_weights(run.best))
+    test = trainer.test(recogniser, datamodule=data, verbose=False)[0]
+    hours = total_hours(data.datasets["train"].utterances)
+    epochs = trainer.global_step / max(1, int(trainer.num_training_batches))
+    result = {
+        "name": run.path.name,
+        "cer": test["test/cer"],
+        "wer": test["test/wer"],
+        "dev_cer": float(callbacks[0].best_cer),
+        **_sizes(recogniser, settings),
+        "best_step": callbacks[0].best_step,
+        "steps": trainer.global_step,
+        "epochs": round(epochs, 3),
+        "train_hours": round(hours, 4),
+        "wall_seconds": round(seconds, 1),
+        "audio_hours_per_second": round(hours * epochs / seconds, 6),
+        "resumed": resume_from is not None,
+        **_circumstances(settings, trainer),
+    }
+    for logger in loggers:
+        logger.finalize("success")
+    run.write_result(result)
+    run.last.unlink(missing_ok=True)
+    run.update_status("finished", step=trainer.global_step, cer=result["cer"])
+    return result
+
+
+def build_recogniser(settings: dict[str, Any]) -> Recogniser:
+    """The recogniser that some settings describe, with fresh weights."""
+    alphabet = Alphabet(settings["alphabet"])
+    features = build(settings["features"])
+    model = build(settings["model"], features.size, len(alphabet))
+    make_optimizer = functools.partial(build, settings["optimizer"])
+    return Recogniser(features, model, alphabet, build(settings["decoder"]), make_optimizer)
+
+
+def make_trainer(
+    run: RunFolder,
+    callbacks: list[pl.Callback],
+    loggers: list[Logger],
+    *,
+    max_epochs: int,
+    max_steps: int,
+    max_time: str | None,
+    accelerator: str,
+    devices: int,
+    strategy: str,
+    precision: str,
+    clip: float,
+    log_every: int,
+) -> pl.Trainer:
+    """Lightning's trainer as this project uses it.
+
+    Args:
+        run: where the run lies.
+        callbacks: of this training.
+        loggers: of this training.
+        max_epochs: passes over the training split.
+        max_steps: optimizer steps after which training ends earlier, or -1.
+        max_time: time after which training ends earlier, as days:hours:minutes:seconds.
+        accelerator: `auto`, `cpu` or `gpu`.
+        devices: GPUs or processes that share a batch.
+        strategy: Lightning's name of how they share it.
+        precision: Lightning's name of it, or `auto`: bf16-mixed on a GPU, 32-true on a CPU.
+        clip: largest norm of the gradient.
+        log_every: steps between rows of training metrics.
+    """
+    on_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    if precision == "auto":
+        precision = "bf16-mixed" if on_gpu else "32-true"
+    return pl.Trainer(
+        default_root_dir=run.path,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[DurableCheckpointIO()],
+        max_epochs=max_epochs,
+        max_steps=max_steps,
+        max_time=max_time,
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=clip,
+        log_every_n_steps=log_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
+    splits = build(settings["data"]).prepare()
+    rate = recogniser.features.sample_rate
+
+    def output_frames(seconds: float) -> int:
+        return recogniser.output_frames(round(seconds * rate))
+
+    usable: dict[str, list[Utterance]] = {}
+    rejected: list[dict[str, Any]] = []
+    for name, utterances in splits.items():
+        usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames)
+        rejected += [
+            {"split": name, "audio_filepath": str(r.utterance.audio), "reason": r.reason} for r in rejects
+        ]
+        share = len(rejects) / len(utterances) if utterances else 1.0
+        if not usable[name] or share > settings["max_rejects"]:
+            example = f"; the first: {rejected[-len(rejects)]['reason']}" if rejects else ""
+            raise UserError(
+                f"data: {len(rejects)} of the {len(utterances)} utterances of {name} can't be used, more "
+                f"than max_rejects={settings['max_rejects']} allows{example}"
+            )
+    if rejected:
+        run.write_rejects(rejected)
+        print(f"data: {len(rejected)} utterances left out, see {run.path / 'rejects.jsonl'}")
+    return SpeechData(
+        usable,
+        recogniser.alphabet,
+        sample_rate=rate,
+        batch=settings["batch"],
+        seed=settings["seed"],
+        workers=settings["workers"],
+    )
+
+
+def _measure_features(recogniser: Recogniser, data: SpeechData) -> None:
+    if recogniser.features.normalisation == "corpus":
+        recogniser.features.fit(data.sample_of_training(STATISTICS_UTTERANCES))
+
+
+def _sizes(recogniser: Recogniser, settings: dict[str, Any]) -> dict[str, Any]:
+    counts = count_parameters(recogniser.model, settings["prunable"])
+    zeros = count_zeros(recogniser.model, settings["prunable"])
+    return {
+        "sparsity/total": zeros.total,
+        "sparsity/prunable": zeros.prunable,
+        "parameters": {"total": counts.total, "prunable": counts.prunable, "nonzero": zeros.nonzero},
+    }
+
+
+def _circumstances(settings: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+    """What a reader needs to judge or repeat a result."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    packages = ("torch", "torchaudio", "pytorch-lightning", "hydra-core")
+    return {
+        "seed": settings["seed"],
+        "identity": identity(settings),
+        "sweep": settings["sweep"],
+        "device": name,
+        "devices": trainer.num_devices,
+        "threads": torch.get_num_threads(),
+        "precision": str(trainer.precision),
+        "commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """Commit of the code, with "+" where files differ from it; None outside of a checkout."""
+    here = Path(__file__).parent
+    try:
+        command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _quieten_lightning() -> None:
+    """Lightning's hints about GPUs and loader workers would drown what this project has to say."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*mid-epoch.*", ".*log_every_n_steps.*"):
+        warnings.filterwarnings("ignore", message)
