@@ -52,7 +52,7 @@ def rebuild_reason(venv: Path, version: tuple, chosen: bool) -> str:
         return ""
     if (venv / MARK).exists():
         return "the last install was interrupted"
-    if not (venv / "bin" / "python").exists():
+    if not (venv / "bin" / "python").exists() or not (venv / "pyvenv.cfg").exists():
         return "its Python is gone"
     held = re.search(r"^version\w* *= *(\d+)\.(\d+)", (venv / "pyvenv.cfg").read_text(), re.MULTILINE)
     if chosen and held and (int(held[1]), int(held[2])) != tuple(version[:2]):
@@ -84,8 +84,8 @@ def is_cpu_build(site: Path) -> bool:
 def free_torchaudio_of_cuda(venv: Path, platform: str = sys.platform) -> None:
     """Remove torchaudio's compiled libraries from beside a CPU build of torch.
 
-    torchaudio's published Linux wheel links them against CUDA, and without CUDA `import torchaudio` fails. It provides
-    for their absence: then it runs on its Python parts, all that we use. Beside a CUDA or ROCm torch they stay.
+    torchaudio's published Linux wheel links them against CUDA, and without CUDA `import torchaudio` fails. It
+    provides for their absence: then it runs on its Python parts, all that we use. Beside a CUDA torch they stay.
     """
     for site in (venv / "lib").glob("python3*/site-packages"):
         folder = site / "torchaudio" / "lib"
@@ -118,13 +118,10 @@ def run(venv: Path, *arguments: str, quiet: bool = False, count_to: int = 0) -> 
         print()
     if process.returncode:
         print("".join(said[-12:]), end="", flush=True)
-        if (
-            process.returncode > 0
-        ):  # pip gave up by itself: .venv is whole, and the next run goes on from here
+        # If it gave up by itself, .venv is whole and the next run goes on; if it was killed, perhaps not.
+        if process.returncode > 0:
             (venv / MARK).unlink()
-        sys.exit(
-            "The install stopped for the reason above. Is this machine online? See also: pip config list"
-        )
+        sys.exit("The install stopped, see above. Is this machine online? To start anew: rm -rf .venv")
 
 
 def create(venv: Path, reason: str) -> None:

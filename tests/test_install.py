@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import re
 import subprocess
 import sys
@@ -18,7 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HERE = sys.version_info[:2]
 
 spec = importlib.util.spec_from_file_location("install", ROOT / "install.py")
-assert spec and spec.loader
+assert spec is not None
+assert spec.loader is not None
 install = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(install)
 
@@ -211,8 +213,8 @@ class TestLock:
 
     def test_every_direct_dependency_is_in_the_lock_within_its_range(self):
         project = PROJECT["project"]
-        wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-        for requirement in map(Requirement, wanted):
+        groups = [project["dependencies"], *project["optional-dependencies"].values()]
+        for requirement in map(Requirement, itertools.chain(*groups)):
             name = canonicalize_name(requirement.name)
             if name in ("torch", project["name"]):
                 continue

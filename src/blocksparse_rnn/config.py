@@ -194,7 +194,7 @@ def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(name: str, allowed: Iterable[str]) -> str:
-    allowed = sorted(allowed)
+    allowed = sorted({*allowed} - {"hydra"})
     close = difflib.get_close_matches(name, allowed, n=1)
     if not close:  # the last part may sit in another place: huors -> data.hours
         last = {option.rsplit(".", 1)[-1]: option for option in allowed}

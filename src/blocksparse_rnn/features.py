@@ -48,7 +48,7 @@ class Features(nn.Module):
         n_fft: int | None,
         mel_bins: int,
         normalisation: Literal["corpus", "utterance"],
-        specaugment: dict[str, float] | None,
+        specaugment: dict[str, int] | None,
     ) -> None:
         super().__init__()
         self.sample_rate = sample_rate
@@ -68,7 +68,8 @@ class Features(nn.Module):
             if kind == "logmel"
             else nn.Identity()
         )
-        self.specaugment = transforms.SpecAugment(**specaugment) if specaugment else None
+        # Masked with 0, which is the mean of normalised features.
+        self.specaugment = transforms.SpecAugment(**specaugment, zero_masking=True) if specaugment else None
         self.size = mel_bins if kind == "logmel" else self.n_fft // 2 + 1
         self.register_buffer("mean_F", torch.zeros(self.size))
         self.register_buffer("std_F", torch.ones(self.size))

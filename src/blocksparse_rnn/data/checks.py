@@ -35,9 +35,7 @@ def split_usable(
     return usable, rejects
 
 
-def _problem(
-    utterance: Utterance, alphabet: Alphabet, output_frames: Callable[[float], int]
-) -> str | None:
+def _problem(utterance: Utterance, alphabet: Alphabet, output_frames: Callable[[float], int]) -> str | None:
     if not utterance.text:
         return "its text is empty"
     unknown = alphabet.unknown(utterance.text)

@@ -55,3 +55,20 @@ def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
 def total_hours(utterances: Iterable[Utterance]) -> float:
     """Hours of audio in `utterances`."""
     return sum(u.duration for u in utterances) / 3600
+
+
+class Manifests:
+    """A corpus of your own: one manifest per split.
+
+    Args:
+        train: manifest of the training split.
+        dev: manifest that chooses the best checkpoint.
+        test: manifest that gives the final error rate.
+    """
+
+    def __init__(self, *, train: str, dev: str, test: str) -> None:
+        self.paths = {"train": train, "dev": dev, "test": test}
+
+    def prepare(self) -> dict[str, list[Utterance]]:
+        """Read the three manifests; raises UserError where one can't be read."""
+        return {split: read_manifest(Path(path)) for split, path in self.paths.items()}

@@ -16,7 +16,7 @@ MIN_WORDS, MAX_WORDS = 3, 14
 WORDS: dict[str, list[str]] = {
     category: words.split()
     for category, words in {
-        "determiner": "the my every your our this another their his that each",
+        "determiner": "the my your our their his this that another each every",
         "name": """
             anna peter maria thomas julia robert helen martin clara daniel sophie oliver emma victor lucy
             henry laura simon nora arthur alice george rosa walter irene hugo martha felix ruth oscar
@@ -58,7 +58,7 @@ WORDS: dict[str, list[str]] = {
             notebook oven paddle paper parcel pen phone pistol plate pocket poster printer puppet purse
             puzzle radio razor rocket ruler sack sandal scarf scissors screen shelf shield shoe shutter
             sledge sofa sponge stamp stove suitcase sweater tablet teapot thread toolbox torch towel toy
-            tractor tray trolley trumpeter tunic typewriter vase velvet vest waistcoat wardrobe whip wire
+            tractor tray trolley tunic typewriter vase velvet vest waistcoat wardrobe whip wire
             wrench zipper anchor apron armchair badge balloon bandage banner bathtub battery bell belt
             blender board bracelet brick briefcase canoe cape cartridge cigar collar computer cork cot
             crayon cube dagger dial doll dustbin earring easel fan faucet filter flask funnel furnace
@@ -96,14 +96,14 @@ WORDS: dict[str, list[str]] = {
             brave calm curious delicate enormous faithful generous handsome innocent jealous little
             muddy noble odd pleasant proud rusty shiny tiny useful wild warm cold bright dark soft hard
             sharp smooth rough thick thin tall short wide deep shallow loud silent fast slow fresh
-            rotten rich poor simple precious perfect playful peaceful painted polite popular powerful
+            rotten rich poor simple precious perfect playful peaceful polite popular powerful
             private rare restless royal sacred sad scary serious shy silly sleepy sleek slender slippery
             sour spare spotless square steady sticky stolen stubborn stupid sudden sunny sweet swift
-            tender terrible thirsty thoughtful torn tough ugliest unusual vast violent weary wet wicked
+            tender terrible thirsty thoughtful torn tough unusual vast violent weary wet wicked
             wise wonderful worried abandoned anxious awkward bald bold busy cheap cheerful clumsy cosy
             crowded damp dangerous distant dull eager fancy fierce flat foolish forgotten fragile
             frozen funny glorious graceful grand grateful greedy grumpy haunted helpful hidden hollow""",
-        "colour": "red green yellow purple white brown silver grey orange black pink blue violet scarlet",
+        "colour": "red green yellow purple white brown silver grey black pink blue crimson scarlet turquoise",
         "adverb": """
             slowly often carefully never suddenly quickly always calmly gladly loudly rarely secretly
             bravely eagerly gently neatly nearly quietly proudly softly sadly seldom simply finally really
@@ -123,12 +123,12 @@ WORDS: dict[str, list[str]] = {
         "took": """
             carried found painted wanted followed opened noticed lost cleaned remembered bought sold
             watched pushed repaired borrowed counted dropped forgot brought caught covered kept liked
-            admired touched washed pulled stole touted threw loved hated built broke chose collected
+            admired touched washed pulled stole threw loved hated built broke chose collected
             copied crossed decorated described destroyed discovered drew earned emptied examined fetched
             filled fixed folded gathered grabbed guarded guided handled heard hugged ignored inspected
             invented kicked kissed lifted loaded locked measured mended missed moved named needed
             offered ordered owned packed photographed picked placed polished praised prepared preferred
-            protected recognised rescued returned saved searched sent served shook shared showed sketched
+            protected recognised rescued returned saved searched sent shook shared showed sketched
             smelled tasted taught tied trusted unpacked used visited warned weighed wrapped""",
         "take": """
             carry find paint want follow open notice lose clean remember sell watch push repair borrow
@@ -137,25 +137,131 @@ WORDS: dict[str, list[str]] = {
             gather grab guide handle hear hug ignore invent kick kiss lift measure mend miss move need
             offer own pack photograph pick polish praise prepare prefer recognise rescue return save
             search send share show sketch smell taste teach trust use visit warn wrap""",
-        "ate": "tasted_food ate cooked spilled ordered_food mixed drank swallowed burned boiled refused",
+        "ate": "cooked spilled mixed drank swallowed boiled refused ate stirred served",
         "preposition": """
             near behind under past beside inside across from around towards opposite outside beyond through
-            above along beneath below against over into by at""",
+            above along beneath below against over into by""",
         "pronoun": "she he someone nobody everybody",
         "group": "we they you i",
-        "cannot": "don't can't won't didn't couldn't wouldn't shouldn't mustn't",
-        "being": "it's that's she's he's there's here's who's",
-        "let": "let's we'll they'll you'll i'll",
-        "clock": "o'clock",
-        "hour": "seven three ten eleven five nine two six twelve one four eight",
+        "negation": "don't can't won't didn't couldn't wouldn't shouldn't mustn't",
+        "it's": "it's that's she's he's",
+        "let's": "let's we'll they'll you'll i'll",
+        "o'clock": "o'clock",
+        "hour": "seven three ten eleven five nine two six twelve four eight",
         "tens": "twenty fifty thirty sixty ninety seventy eighty forty hundred thousand",
-        "day": "monday friday sunday tuesday saturday thursday wednesday tomorrow",
-        "on": "on before after until",
+        "day": "monday friday sunday tuesday saturday thursday wednesday",
+        "before": "before after until",
+        "at": "at",
         "when": "yesterday today tonight later again earlier afterwards lately meanwhile",
         "month": "june october march december april july january september november august may february",
-        "during": "in since",
-        "joining": "and but while because when_joining although if unless whenever",
+        "in": "in since",
+        "and": "and",
+        "joining": "but while because although if unless whenever",
         "was": "was looked seemed became felt remained sounded appeared",
-        "of": "of with without",
+        "with": "with without",
     }.items()
 }
+MAX_VOCABULARY = sum(map(len, WORDS.values()))
+
+# Lower-case names are categories of `WORDS`, upper-case ones are rules; alternatives are equally likely.
+RULES: dict[str, list[str]] = {
+    "SENTENCE": [
+        "WHO went WHERE",
+        "WHO went WHERE WHEN",
+        "WHO adverb went WHERE",
+        "WHO went adverb joining WHO took THING",
+        "WHO took THING",
+        "WHO took THING WHERE",
+        "WHO took THING WHEN",
+        "WHO adverb took THING WHERE",
+        "WHO took THING joining WHO went WHERE",
+        "WHEN WHO took THING WHERE",
+        "WHEN WHO went WHERE",
+        "THING was DESCRIBED WHEN",
+        "WHO was DESCRIBED joining WHO took THING",
+        "it's DESCRIBED WHERE",
+        "it's DESCRIBED joining WHO took THING",
+        "group negation take THING WHERE",
+        "group negation take THING joining WHO went adverb",
+        "let's take THING WHEN",
+        "let's adverb take THING WHERE",
+        "WHO ate MEAL WHERE",
+        "WHO ate MEAL WHEN",
+    ],
+    "WHO": [
+        "name",
+        "name",
+        "pronoun",
+        "group",
+        "determiner role",
+        "determiner adjective role",
+        "determiner role with THING",
+        "determiner animal",
+        "determiner adjective animal",
+        "determiner colour animal",
+        "name and name",
+    ],
+    "THING": [
+        "determiner thing",
+        "determiner adjective thing",
+        "determiner colour thing",
+        "determiner adjective colour thing",
+        "determiner thing with hour objects",
+        "COUNT objects",
+        "COUNT adjective objects",
+        "COUNT colour objects",
+        "determiner animal",
+    ],
+    "COUNT": ["hour", "hour", "tens", "tens hour"],
+    "MEAL": ["food", "adjective food", "determiner food", "food with food", "determiner adjective food"],
+    "DESCRIBED": ["adjective", "degree adjective", "colour"],
+    "WHERE": [
+        "preposition determiner place",
+        "preposition determiner adjective place",
+        "preposition determiner thing",
+        "preposition determiner role",
+        "preposition name",
+    ],
+    "WHEN": ["when", "before day", "in month", "at hour o'clock", "before hour o'clock"],
+}
+
+
+class Grammar:
+    """Sentences over exactly `vocabulary` different words.
+
+    Each category keeps its first words, as many as its share of the whole; at least one.
+
+    Raises:
+        UserError: `vocabulary` is below `MIN_VOCABULARY` or above `MAX_VOCABULARY`.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        if not MIN_VOCABULARY <= vocabulary <= MAX_VOCABULARY:
+            raise UserError(
+                f"data.vocabulary={vocabulary}: must be from {MIN_VOCABULARY} to {MAX_VOCABULARY} words"
+            )
+        self.words = {category: WORDS[category][:size] for category, size in _shares(vocabulary).items()}
+
+    def sentence(self, rng: random.Random) -> str:
+        """Draw one sentence: lower case, no punctuation, `MIN_WORDS` to `MAX_WORDS` words."""
+        while True:
+            words = self._expand("SENTENCE", rng)
+            if MIN_WORDS <= len(words) <= MAX_WORDS:
+                return " ".join(words)
+
+    def _expand(self, symbol: str, rng: random.Random) -> list[str]:
+        if symbol in self.words:
+            return [rng.choice(self.words[symbol])]
+        return [word for part in rng.choice(RULES[symbol]).split() for word in self._expand(part, rng)]
+
+
+def _shares(vocabulary: int) -> dict[str, int]:
+    """Words kept of each category: one, plus a share of the rest; largest remainders make it exact."""
+    spare = {category: len(words) - 1 for category, words in WORDS.items()}
+    left = vocabulary - len(WORDS)
+    exact = {category: left * extra / sum(spare.values()) for category, extra in spare.items()}
+    sizes = {category: 1 + int(share) for category, share in exact.items()}
+    by_remainder = sorted(WORDS, key=lambda category: exact[category] % 1, reverse=True)
+    for category in by_remainder[: vocabulary - sum(sizes.values())]:
+        sizes[category] += 1
+    return sizes

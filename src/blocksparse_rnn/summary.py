@@ -1,0 +1,42 @@
+"""The parameters of a model, layer by layer, without allocating any."""
+
+from typing import Any
+
+import torch
+
+from blocksparse_rnn.counts import count_parameters, prunable_parameters
+from blocksparse_rnn.training import build_recogniser
+
+
+def summarise(settings: dict[str, Any]) -> dict[str, Any]:
+    """Counts of the model that some settings describe.
+
+    Returns:
+        `total`, `prunable`, `parameters` (name -> count) and `shapes` (name -> sizes).
+    """
+    with torch.device("meta"):
+        model = build_recogniser(settings).model
+    counts = count_parameters(model, settings["prunable"])
+    return {
+        "total": counts.total,
+        "prunable": counts.prunable,
+        "parameters": counts.parameters,
+        "shapes": {name: list(p.shape) for name, p in model.named_parameters()},
+        "types": {name: kind for kind, name, _ in prunable_parameters(model, settings["prunable"])},
+    }
+
+
+def as_table(summary: dict[str, Any]) -> str:
+    """The summary as a text table."""
+    rows = [("parameter", "shape", "count", "pruned as")]
+    for name, count in summary["parameters"].items():
+        shape = " x ".join(map(str, summary["shapes"][name]))
+        rows.append((name, shape, f"{count:,}", summary["types"].get(name, "")))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
+        for row in rows
+    ]
+    total, prunable = summary["total"], summary["prunable"]
+    lines.append(f"total {total:,} ({total / 1e6:.3f} M), prunable {prunable:,} ({prunable / total:.1%})")
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""What the tests share: a corpus of tones that a recogniser learns in seconds, and a short training."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from blocksparse_rnn.config import compose_settings, resolve
+from blocksparse_rnn.data.manifest import Utterance, manifest_line
+
+RATE = 16000
+
+
+def write_tones(folder: Path, name: str, count: int, seed: int) -> Path:
+    """A manifest of texts in which every letter is a tone of its own."""
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
+    lines = []
+    for i in range(count):
+        text = "".join(rng.choice("abcd ") for _ in range(rng.randint(4, 9))).strip() or "a"
+        wave = noise.normal(0, 0.001, int(RATE * 0.16 * (len(text) + 1)))
+        for k, letter in enumerate(text):
+            t = np.arange(int(RATE * 0.1)) / RATE
+            start = int(RATE * 0.16 * k) + 800
+            tone = np.sin(2 * np.pi * (500 + 700 * "abcd ".index(letter)) * t)
+            wave[start : start + len(tone)] += 0.3 * tone
+        path = folder / f"{name}-{i}.flac"
+        soundfile.write(path, wave, RATE)
+        lines.append(manifest_line(Utterance(path, len(wave) / RATE, text), folder))
+    manifest = folder / f"{name}.jsonl"
+    manifest.write_text("".join(lines))
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tones")
+    return {s: write_tones(folder, s, n, k) for k, (s, n) in enumerate([("train", 40), ("dev", 6), ("test", 6)])}
+
+
+@pytest.fixture
+def tone_settings(tones: dict[str, Path], tmp_path: Path):
+    """Settings of a training on tones that takes a second or two; takes overrides."""
+
+    def make(*overrides: str) -> dict:
+        data = [f"data.{split}={path}" for split, path in tones.items()]
+        base = ["scale=mini", "model=gru", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]
+        run = [f"outputs={tmp_path / 'outputs'}", "trainer.max_epochs=3", "trainer.accelerator=cpu"]
+        return resolve(compose_settings([*base, *run, *data, *overrides]))
+
+    return make

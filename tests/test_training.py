@@ -1,0 +1,212 @@
+"""Whole trainings on tones: they learn, repeat to the bit, go on after a stop, and tell what happened."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from blocksparse_rnn import training
+from blocksparse_rnn.checkpoints import Checkpoints, load_weights
+from blocksparse_rnn.config import CONF
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.features import Features
+from blocksparse_rnn.recogniser import Recogniser
+from blocksparse_rnn.runs import RunFolder, identity, run_name
+from blocksparse_rnn.transcriber import Transcriber, find_sources
+
+TRAIN = CONF.parent / "src" / "train.py"
+
+
+def metrics_of(run: RunFolder) -> list[tuple[str, ...]]:
+    with open(run.metrics, newline="") as file:
+        return [tuple(row[:4]) for row in csv.reader(file)]
+
+
+def test_a_training_learns_and_leaves_a_complete_folder(tone_settings, tones):
+    settings = tone_settings("width=48", "trainer.max_epochs=24", "trainer.log_every=1")
+    result = training.train(settings)
+    run = RunFolder.of(settings)
+    assert result["cer"] < 0.5  # guessing gives about 0.8, silence 1
+    assert result == json.loads((run.path / "result.json").read_text())
+    assert json.loads((run.path / "status.json").read_text())["state"] == "finished"
+    assert run.settings() == settings
+    assert result["parameters"]["total"] == result["parameters"]["nonzero"]
+    assert not run.last.exists()
+    names = {row[2] for row in metrics_of(run)[1:]}
+    assert {"train/loss", "train/ctc_loss", "val/cer", "val/wer", "val/loss", "test/cer", "test/wer"} <= names
+
+    sources = find_sources([tones["test"]])
+    texts = list(Transcriber(run.path)([source.audio for source in sources]))
+    edits = sum(text != source.text for text, source in zip(texts, sources, strict=True))
+    assert (edits == 0) == (result["cer"] == 0)
+
+
+def test_a_finished_run_is_not_done_again(tone_settings, monkeypatch):
+    settings = tone_settings("trainer.max_steps=1")
+    first = training.train(settings)
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained again"))
+    assert training.train(settings) == first
+
+
+def test_the_same_seed_gives_the_same_bits(tone_settings, tmp_path):
+    settings = [tone_settings(f"outputs={tmp_path / name}") for name in ("a", "b")]
+    settings.append(tone_settings("seed=1"))
+    for each in settings:
+        training.train(each)
+    first, second, other = (RunFolder.of(each) for each in settings)
+    assert metrics_of(first) == metrics_of(second)
+    for name, weight in load_weights(first.best).items():
+        assert torch.equal(weight, load_weights(second.best)[name]), name
+    assert metrics_of(first) != metrics_of(other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_after", [2, 5, 7, 10])
+def test_a_stopped_run_ends_as_if_it_had_not_been(tone_settings, tmp_path, monkeypatch, stop_after, workers):
+    augmented = "features.specaugment={n_time_masks: 1, time_mask_param: 5, n_freq_masks: 1, freq_mask_param: 9}"
+    options = [augmented, f"workers={workers}", "trainer.log_every=1"]
+    undisturbed = tone_settings(*options, f"outputs={tmp_path / 'undisturbed'}")
+    training.train(undisturbed)
+
+    settings = tone_settings(*options)
+    on_batch_end = Checkpoints.on_train_batch_end
+
+    def stop(self, trainer, *rest):
+        on_batch_end(self, trainer, *rest)
+        if trainer.global_step == stop_after:
+            self._save_last(trainer)
+        if trainer.global_step == stop_after + 1:
+            raise RuntimeError("pulled the plug")
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", stop)
+    with pytest.raises(RuntimeError, match="plug"):
+        training.train(settings)
+    run = RunFolder.of(settings)
+    assert json.loads((run.path / "status.json").read_text())["state"] == "failed"
+    monkeypatch.undo()
+
+    assert training.train(settings)["resumed"]
+    expected = load_weights(RunFolder.of(undisturbed).best)
+    for name, weight in load_weights(run.best).items():
+        assert torch.equal(weight, expected[name]), name
+    assert metrics_of(run) == metrics_of(RunFolder.of(undisturbed))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(tone_settings, monkeypatch):
+    broken = Features.forward
+    monkeypatch.setattr(Features, "forward", lambda *a: (broken(*a)[0] * float("nan"), broken(*a)[1]))
+    with pytest.raises(UserError, match=r"the loss is nan at step 0 .*train-\d+\.flac"):
+        training.train(tone_settings())
+
+
+def test_utterances_that_ctc_cannot_learn_are_left_out_and_named(tone_settings, tones, tmp_path):
+    lines = tones["train"].read_text().splitlines()
+    folder = tones["train"].parent
+    bad = [json.loads(lines[0]) | {"text": text} for text in ("", "äh", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")]
+    rows = [json.loads(line) for line in lines] + bad
+    for row in rows:
+        row["audio_filepath"] = str(folder / row["audio_filepath"])
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = tone_settings(f"data.train={manifest}", "trainer.max_steps=1")
+    training.train(settings)
+    rejects = (RunFolder.of(settings).path / "rejects.jsonl").read_text().splitlines()
+    reasons = [json.loads(line)["reason"] for line in rejects]
+    assert [r.split(":")[0] for r in reasons] == [
+        "its text is empty",
+        "its text has 'ä', which the alphabet lacks",
+        "too short for its text",
+    ]
+    with pytest.raises(UserError, match="3 of the 43 utterances of train"):
+        training.train(tone_settings(f"data.train={manifest}", "max_rejects=0.01"))
+
+
+def test_a_penalty_is_added_to_the_loss(tone_settings, monkeypatch):
+    monkeypatch.setattr(Recogniser, "on_fit_start", lambda self: self.penalties.append(("fine", lambda: torch.tensor(1e3))))
+    settings = tone_settings("trainer.max_steps=1", "trainer.log_every=1")
+    training.train(settings)
+    row = {name: float(value) for _, _, name, value in metrics_of(RunFolder.of(settings))[1:]}
+    assert row["train/loss"] == pytest.approx(row["train/ctc_loss"] + 1e3)
+    assert row["train/fine"] == 1e3
+
+
+def test_identity_knows_what_changes_a_result(tone_settings):
+    settings = tone_settings()
+    for same in ("outputs=elsewhere", "workers=2", "logger=wandb", "trainer.log_every=3"):
+        assert identity(tone_settings(same)) == identity(settings), same
+    for other in ("seed=1", "width=17", "optimizer.lr=1e-4", "trainer.max_epochs=4"):
+        assert identity(tone_settings(other)) != identity(settings), other
+    assert run_name(settings) == f"gru-16-dense-s0-{identity(settings)[:6]}"
+
+
+def test_two_processes_cannot_work_on_one_run(tone_settings):
+    settings = tone_settings()
+    with RunFolder.of(settings).lock(), pytest.raises(UserError, match="another process"):
+        training.train(settings)
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(tone_settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*choose another folder"):
+        training.train(tone_settings(f"outputs={tmp_path / 'file'}"))
+
+
+def test_a_damaged_checkpoint_is_one_line(tone_settings):
+    settings = tone_settings("trainer.max_steps=1")
+    training.train(settings)
+    run = RunFolder.of(settings)
+    run.best.write_bytes(run.best.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot read the checkpoint"):
+        Transcriber(run.path)
+
+
+def test_wandb_offline_without_a_key_has_group_settings_and_result(tones, tmp_path):
+    wandb = pytest.importorskip("wandb")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    data = [f"data.{split}={path}" for split, path in tones.items()]
+    options = ["scale=mini", "width=16", "data=manifest", "batch=8", "trainer.max_steps=2", "sweep=pilot"]
+    command = [sys.executable, str(TRAIN), *options, *data, f"outputs={tmp_path / 'outputs'}", "logger=wandb"]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "logging offline" in done.stderr
+    [run_path] = (tmp_path / "outputs").iterdir()
+    [file] = run_path.rglob("*.wandb")
+    content = file.read_bytes()
+    assert wandb is not None
+    summary = read_offline_run(file)
+    assert summary["group"] == "pilot"
+    assert summary["job_type"] == "gru"
+    assert summary["test/cer"] == pytest.approx(json.loads((run_path / "result.json").read_text())["cer"])
+    assert summary["config"]["width"] == 16
+    assert summary["config"]["model"]["hidden_size"] == 16
+    assert content
+
+
+def read_offline_run(file: Path) -> dict:
+    """Group, job type, settings and last metrics of an offline W&B run."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, found = DataStore(), {"config": {}}
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found |= {"group": record.run.run_group, "job_type": record.run.job_type}
+            found["config"] |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+        elif kind == "config":
+            found["config"] |= {u.key: json.loads(u.value_json) for u in record.config.update if u.key}
+        elif kind == "history":
+            items = {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+            found |= items
+    return found
