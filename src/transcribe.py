@@ -20,7 +20,9 @@ def program() -> None:
     )
     parser.add_argument("model", help="a run folder under outputs/")
     parser.add_argument("audio", nargs="*", type=Path, help="audio files, folders, manifests (.jsonl)")
-    parser.add_argument("--split", choices=("train", "dev", "test"), help="of the corpus the run was trained on")
+    parser.add_argument(
+        "--split", choices=("train", "dev", "test"), help="of the corpus the run was trained on"
+    )
     parser.add_argument("--limit", type=int, help="transcribe at most so many")
     arguments = parser.parse_args()
     if not arguments.audio and not arguments.split:

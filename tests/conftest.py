@@ -36,7 +36,9 @@ def write_tones(folder: Path, name: str, count: int, seed: int) -> Path:
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("tones")
-    return {s: write_tones(folder, s, n, k) for k, (s, n) in enumerate([("train", 40), ("dev", 6), ("test", 6)])}
+    return {
+        s: write_tones(folder, s, n, k) for k, (s, n) in enumerate([("train", 40), ("dev", 6), ("test", 6)])
+    }
 
 
 @pytest.fixture

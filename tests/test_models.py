@@ -11,7 +11,10 @@ from blocksparse_rnn.models.recurrence import gru_forward, rnn_backward, rnn_for
 from blocksparse_rnn.summary import summarise
 
 LENGTHS = [5, 4, 2]  # sorted from long to short, as packed sequences are
-MINI = [{"channels": 4, "kernel": [11, 11], "stride": [2, 2]}, {"channels": 4, "kernel": [5, 5], "stride": [2, 2]}]
+MINI = [
+    {"channels": 4, "kernel": [11, 11], "stride": [2, 2]},
+    {"channels": 4, "kernel": [5, 5], "stride": [2, 2]},
+]
 
 
 def packed_example(columns: int) -> tuple[Tensor, list[int]]:

@@ -71,9 +71,7 @@ class Checkpoints(pl.Callback):
             self.best_cer, self.best_step = cer, trainer.global_step
             trainer.save_checkpoint(self.run.best, weights_only=True)
         self._save_last(trainer)
-        self.run.update_status(
-            "running", epoch=trainer.current_epoch + 1, step=trainer.global_step, cer=cer
-        )
+        self.run.update_status("running", epoch=trainer.current_epoch + 1, step=trainer.global_step, cer=cer)
 
     def on_train_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if not self.run.best.is_file():

@@ -80,11 +80,10 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 def find_problems(cfg: DictConfig) -> Iterator[str]:
     """Every mistake in a composed configuration, a line each."""
     try:
-        settings = OmegaConf.to_container(cfg, resolve=True)
+        settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         yield f"{error.full_key}: {str(error).splitlines()[0]}"
         return
-    assert isinstance(settings, dict)
     problems = list(_schema_problems("", Settings, settings))
     for name, node in settings.items():
         if isinstance(node, dict) and "_target_" in node:
@@ -187,9 +186,9 @@ def _first_points(overrides: list[Override]) -> list[Override]:
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
     """Every key below `node`, in dotted form."""
     if isinstance(node, DictConfig):
-        for key in node:
+        for key in map(str, node):
             yield f"{prefix}{key}"
-            if not OmegaConf.is_interpolation(node, str(key)):
+            if not OmegaConf.is_interpolation(node, key):
                 yield from _dotted(node._get_node(key), f"{prefix}{key}.")
 
 

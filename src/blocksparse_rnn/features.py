@@ -115,14 +115,15 @@ class Features(nn.Module):
         Args:
             batches: pairs of wave_BS and the valid samples of each.
         """
-        count, total_F, squares_F = 0, torch.zeros_like(self.mean_F).double(), 0.0
+        count, total_F = 0, torch.zeros_like(self.mean_F).double()
+        squares_F = torch.zeros_like(total_F)
         for wave_BS, samples in batches:
             frames = [self.frames(n) for n in samples]
             feature_BTF = self.log_spectrogram(wave_BS.to(self.mean_F)).double()
             valid_NF = feature_BTF[valid_mask(frames, feature_BTF.shape[1], feature_BTF.device)]
             count += len(valid_NF)
             total_F += valid_NF.sum(0)
-            squares_F = squares_F + valid_NF.square().sum(0)
+            squares_F += valid_NF.square().sum(0)
         mean_F = total_F / count
         self.mean_F.copy_(mean_F)
         self.std_F.copy_((squares_F / count - mean_F.square()).clamp_min(1e-8).sqrt())

@@ -1,12 +1,14 @@
 """Where metrics go: always to metrics.csv, and to W&B or TensorBoard where chosen."""
 
 import csv
+import netrc
 import os
 import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -96,7 +98,7 @@ def wandb_logger(
             id=run.path.name,
             resume=None if offline else "allow",
             save_dir=str(run.path),
-            offline=offline,
+            mode="offline" if offline else "online",
             group=settings["sweep"],
             job_type=settings["model"]["cell"],
             tags=[settings["model"]["cell"], settings["scale"]["name"], *tags],
@@ -115,9 +117,13 @@ def _has_wandb_key() -> bool:
     """Whether a key is configured, in the environment or in ~/.netrc; asks nobody, needs no network."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return False
-    import wandb
-
-    return bool(wandb.api.api_key)
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc().authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def tensorboard_logger(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:

@@ -62,7 +62,8 @@ class Recogniser(pl.LightningModule):
 
     def transcribe(self, wave_BS: Tensor, samples: list[int]) -> list[str]:
         """Texts of a padded batch; every utterance at least one window long."""
-        return self.decoder(*self(wave_BS, samples), self.alphabet)
+        logits_BTV, frames = self(wave_BS, samples)
+        return self.decoder(logits_BTV, frames, self.alphabet)
 
     def ctc_loss(self, logits_BTV: Tensor, frames: list[int], batch: Batch) -> Tensor:
         """Negative log likelihood of the texts, in nats per utterance (Graves et al., 2006)."""

@@ -1,12 +1,12 @@
 """A run's folder: its name, its lock, its state and its result.
 
-    outputs/gru-2560-dense-s0-1f9c2a/
-      config.yaml     all settings, interpolations filled in
-      status.json     running, finished or failed; epoch, step, CER
-      metrics.csv     step, epoch, metric, value, seconds
-      rejects.jsonl   utterances that could not be used, with the reason
-      checkpoints/    last.ckpt while training, best.ckpt
-      result.json     written last: only a folder that has it is finished
+outputs/gru-2560-dense-s0-1f9c2a/
+  config.yaml     all settings, interpolations filled in
+  status.json     running, finished or failed; epoch, step, CER
+  metrics.csv     step, epoch, metric, value, seconds
+  rejects.jsonl   utterances that could not be used, with the reason
+  checkpoints/    last.ckpt while training, best.ckpt
+  result.json     written last: only a folder that has it is finished
 """
 
 import fcntl

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 
-from blocksparse_rnn.checkpoints import Checkpoints, DurableCheckpointIO, load_weights
+from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights
 from blocksparse_rnn.config import build
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.data.checks import split_usable
@@ -269,5 +269,10 @@ def _git_commit() -> str | None:
 def _quieten_lightning() -> None:
     """Lightning's hints about GPUs and loader workers would drown what this project has to say."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*mid-epoch.*", ".*log_every_n_steps.*"):
+    for message in (
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*before the epoch ended.*",
+        ".*log_every_n_steps.*",
+    ):
         warnings.filterwarnings("ignore", message)

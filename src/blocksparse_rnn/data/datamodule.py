@@ -123,7 +123,9 @@ class SpeechData(pl.LightningDataModule):
         trainer, sampler = self.trainer, self._sampler
         assert trainer is not None
         assert sampler is not None
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        # Not `completed`: that is counted only after the hooks in which checkpoints are saved.
+        done = progress.current.processed  # type: ignore[attr-defined]
         if done < len(sampler):
             return {"epoch": trainer.current_epoch, "batches": done}
         return {"epoch": trainer.current_epoch + 1, "batches": 0}

@@ -332,7 +332,7 @@ class Speaker:
         return Spoken(text, len(wave_S), _flac(wave_S))
 
 
-def recorded(speech_S: NDArray[np.float32], snr_db: float, rng: random.Random) -> NDArray[np.float32]:
+def recorded(speech_S: NDArray[np.floating], snr_db: float, rng: random.Random) -> NDArray[np.float32]:
     """Speech as if through a microphone: random loudness, silence around it, noise all over.
 
     The noise lies `snr_db` below the speech, in mean power over the speech without the silence.
@@ -345,7 +345,7 @@ def recorded(speech_S: NDArray[np.float32], snr_db: float, rng: random.Random) -
     return wave_S * min(1.0, _PEAK / np.abs(wave_S).max())
 
 
-def noise(length: int, colour: str, seed: int) -> NDArray[np.float32]:
+def noise(length: int, colour: str, seed: int) -> NDArray[np.floating]:
     """White, pink or brown noise of shape (length,) with a mean power of 1."""
     padded = -(-length // 1024) * 1024  # the Fourier transform of an awkward length is slow
     rng = np.random.default_rng(seed)
@@ -357,7 +357,7 @@ def noise(length: int, colour: str, seed: int) -> NDArray[np.float32]:
     return wave_S / _rms(wave_S)
 
 
-def resample(samples_S: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
+def resample(samples_S: NDArray[np.int16], rate: int) -> NDArray[np.floating]:
     """Resample by cutting the spectrum off; as fast here as polyphase filters, and needs numpy alone."""
     common = math.gcd(rate, SAMPLE_RATE)
     down, up = rate // common, SAMPLE_RATE // common
@@ -367,11 +367,11 @@ def resample(samples_S: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
     return wave_S[: len(samples_S) * up // down]
 
 
-def _rms(wave_S: NDArray[np.float32]) -> float:
+def _rms(wave_S: NDArray[np.floating]) -> float:
     return float(np.sqrt(np.mean(wave_S**2)))
 
 
-def _flac(wave_S: NDArray[np.float32]) -> bytes:
+def _flac(wave_S: NDArray[np.floating]) -> bytes:
     file = io.BytesIO()
     samples_S = np.round(32767 * wave_S).astype(np.int16)
     soundfile.write(file, samples_S, SAMPLE_RATE, format="FLAC", subtype="PCM_16")

@@ -55,9 +55,7 @@ class DeepSpeech2(nn.Module):
             raise UserError("model.convolutions=[]: give at least one convolution")
         self.front = ConvolutionStack(features, convolutions)
         sizes = [self.front.output_size] + [hidden_size] * layers
-        self.recurrent = nn.ModuleList(
-            LAYERS[cell](inputs, hidden_size) for inputs in sizes[:-1]
-        )
+        self.recurrent = nn.ModuleList(LAYERS[cell](inputs, hidden_size) for inputs in sizes[:-1])
         self.fc = FullyConnected(hidden_size)
         self.output = nn.Linear(hidden_size, outputs)
 

@@ -69,17 +69,17 @@ def _scan(
     out_NH = torch.empty_like(input_NH)
     inputs, outs = input_NH.split(batch_sizes), out_NH.split(batch_sizes)
     steps = range(len(batch_sizes))
-    previous, alive = None, 0
+    previous, alive = input_NH[:0], 0
     for t in reversed(steps) if reverse else steps:
         out, rows = outs[t], batch_sizes[t]
         # Against time utterances join on the way: their first row has no state to add.
         old = min(rows, alive)
         if old == rows:
-            state = previous if old == alive else previous[:old]  # type: ignore[index]
+            state = previous if old == alive else previous[:old]
             torch.addmm(inputs[t], state, matrix_HH, out=out)
         else:
             out.copy_(inputs[t])
-            if previous is not None:
+            if old:
                 out[:old].addmm_(previous, matrix_HH)
         activate(out, t)
         previous, alive = out, rows
