@@ -18,9 +18,9 @@ help: ## this list
 env: ## .venv with all that requirements.lock names; every target below does this by itself
 	@$(PYTHON) install.py
 
-demo: env ## synthetic speech, a small sweep, its table and plots
+demo: env ## half an hour of synthetic speech, a small dense RNN, three transcripts
 	$(PY) src/train.py experiment=demo
-	$(PY) src/transcribe.py outputs/demo/*/ --manifest test --limit 3
+	$(PY) src/transcribe.py $$(ls -dt outputs/demo/*/ | head -1) --split test --limit 3
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	$(PY) -m pytest $(PYTEST_ARGS)

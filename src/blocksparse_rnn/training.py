@@ -232,7 +232,7 @@ def _sizes(recogniser: Recogniser, settings: dict[str, Any]) -> dict[str, Any]:
 def _circumstances(settings: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
     """What a reader needs to judge or repeat a result."""
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     packages = ("torch", "torchaudio", "pytorch-lightning", "hydra-core")
     return {
         "seed": settings["seed"],
@@ -248,7 +248,8 @@ def _circumstances(settings: dict[str, Any], trainer: pl.Trainer) -> dict[str, A
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

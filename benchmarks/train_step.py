@@ -1,0 +1,104 @@
+"""How long a training step of one recurrent layer takes, beside PyTorch's own layer.
+
+Our layers have batch norm, theirs have none. Forward and backward, both rivals in one process, taking
+turns; medians, and the ratio of the medians.
+
+python benchmarks/train_step.py [--threads 1] [--json results.json]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from blocksparse_rnn.models.layers import GRULayer, RNNLayer, pack
+from blocksparse_rnn.training import cpu_name
+
+STEPS = 200
+LIMITS = {"rnn": 0.8, "gru": 1.2}
+
+
+def ours(layer: nn.Module, packed: PackedSequence) -> Callable[[], None]:
+    def step() -> None:
+        layer.zero_grad()
+        layer(packed).data.square().mean().backward()
+
+    return step
+
+
+def theirs(layer: nn.RNNBase, x_TBI: torch.Tensor) -> Callable[[], None]:
+    def step() -> None:
+        layer.zero_grad()
+        hidden, _ = layer(x_TBI)
+        if layer.bidirectional:  # the paper's layer sums its directions
+            hidden = hidden[..., : layer.hidden_size] + hidden[..., layer.hidden_size :]
+        hidden.square().mean().backward()
+
+    return step
+
+
+def medians(rivals: list[Callable[[], None]], repetitions: int) -> list[float]:
+    """Milliseconds of each rival, taking turns."""
+    for step in rivals:
+        step()
+    times: list[list[float]] = [[] for _ in rivals]
+    for _ in range(repetitions):
+        for step, taken in zip(rivals, times, strict=True):
+            start = time.perf_counter()
+            step()
+            taken.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(taken) for taken in times]
+
+
+def compare(cell: str, width: int, batch: int, repetitions: int) -> dict:
+    x_TBI = torch.randn(STEPS, batch, width, requires_grad=True)
+    packed = pack(x_TBI.transpose(0, 1), [STEPS] * batch)
+    packed = PackedSequence(packed.data.detach().requires_grad_(), *packed[1:])
+    if cell == "rnn":
+        mine: nn.Module = RNNLayer(width, width)
+        other: nn.RNNBase = nn.RNN(width, width, nonlinearity="relu", bidirectional=True)
+    else:
+        mine, other = GRULayer(width, width), nn.GRU(width, width)
+    our_ms, torch_ms = medians([ours(mine, packed), theirs(other, x_TBI)], repetitions)
+    ratio = our_ms / torch_ms
+    row = {"cell": cell, "width": width, "batch": batch, "steps": STEPS, "our_ms": round(our_ms, 1)}
+    return {**row, "torch_ms": round(torch_ms, 1), "ratio": round(ratio, 3), "limit": LIMITS[cell]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, T = {STEPS}")
+    print("cell  width  batch  ours ms  torch ms  ratio  limit")
+    rows = []
+    for cell in ("rnn", "gru"):
+        for width in (256, 512):
+            for batch in (8, 16, 32):
+                row = compare(cell, width, batch, arguments.repetitions)
+                rows.append(row)
+                print(
+                    f"{cell:4}  {width:5}  {batch:5}  {row['our_ms']:7}  {row['torch_ms']:8}  "
+                    f"{row['ratio']:5.2f}  {row['limit']:5}",
+                    flush=True,
+                )
+    if arguments.json:
+        machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Every mistake in the settings is found before anything is loaded, all at once, with a hint."""
+
+import ast
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blocksparse_rnn.config import CONF, command_line_problems, compose_settings, resolve
+from blocksparse_rnn.errors import UserError
+
+SRC = CONF.parent / "src"
+OPTIONS = {
+    group.name: sorted(file.stem for file in group.glob("*.yaml"))
+    for group in CONF.iterdir()
+    if group.is_dir()
+}
+MANIFEST = ["data.train=a", "data.dev=b", "data.test=c"]
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in OPTIONS.items() for o in options])
+def test_every_option_composes(group, option):
+    extra = MANIFEST if option == "manifest" else []
+    resolve(compose_settings([f"{group}={option}", *extra]))
+
+
+@pytest.mark.parametrize(("model", "scale"), [*itertools.product(OPTIONS["model"], OPTIONS["scale"])])
+def test_models_and_scales_go_together(model, scale):
+    settings = resolve(compose_settings([f"model={model}", f"scale={scale}", "width=64"]))
+    assert settings["model"]["hidden_size"] == 64
+    assert settings["scale"]["name"] == scale
+
+
+@pytest.mark.parametrize(
+    ("mistake", "line"),
+    [
+        ("widht=3", "widht: unknown; did you mean width?"),
+        ("model=grru", "model=grru: unknown; did you mean gru?"),
+        ("+lr=3", "lr: unknown; did you mean optimizer.lr?"),
+        ("data.huors=3", "data.huors: unknown; did you mean data.hours?"),
+        ("width=0", "width=0: must be greater than 0"),
+        ("batch=-1", "batch=-1: must be greater than 0"),
+        ("data.hours=much", "data.hours=much: must be a valid number"),
+        ("features.kind=mfcc", "features.kind=mfcc: must be 'linear' or 'logmel'"),
+        ("optimizer._target_=os.system", "optimizer._target_=os.system: must lie inside blocksparse_rnn"),
+        ("width", "width: not of the form name=value"),
+    ],
+)
+def test_a_mistake_is_one_line_with_a_hint(mistake, line):
+    problems = command_line_problems([mistake])
+    assert line in problems
+
+
+def test_all_mistakes_are_named_at_once_over_all_points_of_a_sweep():
+    problems = command_line_problems(
+        ["modle=gru", "scale=mni", "width=64,0,x", "trainer.clip=high", "alphabet=aa"]
+    )
+    for start in ("modle: ", "scale=mni: ", "width=0: ", "width=x: ", "trainer.clip=high: "):
+        assert [p for p in problems if p.startswith(start)], start
+
+
+def test_ranges_that_only_constructors_know_are_checked_too():
+    with pytest.raises(UserError, match=r"(?s)features\.n_fft=64.*data\.hours"):
+        resolve(compose_settings(["features.n_fft=64", "data.hours=-1"]))
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("train.py", ["widht=3", "modle=x"], "did you mean width?"),
+        ("train.py", ["width=3,4"], "several values need -m"),
+        ("summary.py", ["width=0"], "width=0: must be greater than 0"),
+        ("transcribe.py", ["nowhere", "a.wav"], "nowhere: no run folder"),
+        ("transcribe.py", ["nowhere"], "nothing to transcribe"),
+    ],
+)
+def test_programs_answer_mistakes_without_a_traceback(program, arguments, message, tmp_path):
+    command = [sys.executable, str(SRC / program), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+FLOORS = [
+    {"errors", "files", "text", "decode", "metrics", "counts"},
+    {"features", "models", "data", "optimizers"},
+    {"recogniser"},
+    {"config", "runs", "checkpoints", "loggers", "progress", "training", "summary", "transcriber", "cli"},
+]
+
+
+def imported_parts(file: Path) -> set[str]:
+    parts = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("blocksparse_rnn"):
+            names = (node.module or "").split(".")[1:2] or [alias.name for alias in node.names]
+            parts |= set(names)
+    return parts
+
+
+def test_imports_point_downwards():
+    floor_of = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+    package = SRC / "blocksparse_rnn"
+    for file in package.rglob("*.py"):
+        part = file.relative_to(package).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        for other in imported_parts(file) - {part}:
+            same_floor_allowed = floor_of[part] in (0, 3)
+            assert floor_of[other] < floor_of[part] or (
+                same_floor_allowed and floor_of[other] == floor_of[part]
+            ), f"{part} must not import {other}"

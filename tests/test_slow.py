@@ -1,0 +1,31 @@
+"""Promises that take minutes: real error rates on synthetic speech, and paper scale on a CPU."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from blocksparse_rnn.config import CONF
+
+ROOT = CONF.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "width", "limit"), [("rnn", 176, 0.09), ("gru", 192, 0.14)])
+def test_unseen_voices_are_understood(model, width, limit, tmp_path):
+    options = ["experiment=almost_clean", f"model={model}", f"width={width}", "logger=csv"]
+    folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}"]
+    subprocess.run([sys.executable, str(ROOT / "src/train.py"), *options, *folders], check=True)
+    [result] = (tmp_path / "outputs").glob("*/result.json")
+    assert json.loads(result.read_text())["cer"] <= limit
+
+
+@pytest.mark.slow
+def test_the_sweep_command_runs_at_paper_scale_on_a_cpu(tmp_path):
+    options = ["-m", "model=gru", "width=2560,3584", "trainer.max_steps=2", "data.hours=0.02", "logger=csv"]
+    folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}"]
+    subprocess.run([sys.executable, str(ROOT / "src/train.py"), *options, *folders], check=True)
+    results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("*/result.json")]
+    assert sorted(r["parameters"]["total"] for r in results) == [115_310_333, 220_054_269]
+    assert all(r["steps"] == 2 for r in results)
