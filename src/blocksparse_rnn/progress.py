@@ -1,6 +1,7 @@
 """One progress line for a whole training: epoch, loss, CER, time left."""
 
 import sys
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,10 +13,13 @@ class Progress(pl.Callback):
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
+        self._start = (0.0, 0)
 
     def on_train_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
+        self.total = int(trainer.estimated_stepping_batches)
+        self._start = (time.monotonic(), trainer.global_step)
         self.bar = tqdm(
-            total=int(trainer.estimated_stepping_batches),
+            total=self.total,
             initial=trainer.global_step,
             unit="step",
             dynamic_ncols=True,
@@ -30,8 +34,11 @@ class Progress(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            line = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: {_figures(trainer)}"
-            tqdm.write(line, file=sys.stderr)
+            step = trainer.global_step
+            started, first = self._start
+            left = (time.monotonic() - started) / max(1, step - first) * (self.total - step)
+            line = f"epoch {trainer.current_epoch + 1}, step {step} of {self.total}: {_figures(trainer)}"
+            tqdm.write(f"{line}  {tqdm.format_interval(left)} left", file=sys.stderr)
 
     def on_train_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if self.bar is not None:

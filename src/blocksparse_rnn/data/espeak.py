@@ -151,6 +151,7 @@ class Espeak:
         used = ctypes.c_char_p()
         library.espeak_Info(ctypes.byref(used))
         if rate <= 0 or used.value is None or Path(used.value.decode()) != self._data:
+            _unload(library)  # a copy left open would be what the next load gets, state and all
             raise OSError(f"it cannot read {self._data}; paths over 140 characters are too long for it")
         library.espeak_ng_SetRandSeed(ctypes.c_long(0))
         ctypes.CDLL(None).srand(0)  # the breath of some variants draws from the C library

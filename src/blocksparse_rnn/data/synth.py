@@ -21,7 +21,6 @@ import pickle
 import queue
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import zlib
@@ -404,6 +403,7 @@ class _Workers:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env=environment,
+                    process_group=0,  # Ctrl-C reaches us alone, and we end them
                 )
                 self.processes.append(process)
                 self.idle.put(process)
@@ -448,7 +448,6 @@ class _Workers:
 
 def serve() -> None:
     """The whole of a worker process: chunks of utterances, as asked for on standard input, until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     speaker: Speaker | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
