@@ -3,6 +3,7 @@
 Shapes: B batch, S samples.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -91,7 +92,8 @@ class SpeechData(pl.LightningDataModule):
         super().__init__()
         self.datasets = {name: SpeechDataset(split, sample_rate) for name, split in splits.items()}
         self.collate = Collate(alphabet)
-        self.batch, self.seed, self.workers = batch, seed, workers
+        self.batch, self.seed = batch, seed
+        self.workers = min(workers, os.cpu_count() or 1)
         self._sampler: BucketBatchSampler | None = None
         self._resume: tuple[int, int] | None = None
 
