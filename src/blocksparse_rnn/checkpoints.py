@@ -11,6 +11,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.sparsifiers.base import Sparsifier
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -25,7 +26,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(pl.Callback):
-    """Keeps last.ckpt (to go on from) and best.ckpt (lowest dev CER) of a run.
+    """Keeps last.ckpt (to go on from) and best.ckpt (lowest dev CER once pruning is done) of a run.
 
     The last one is written at the end of every epoch and every few minutes between; it holds the
     state of the random numbers too.
@@ -66,22 +67,30 @@ class Checkpoints(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         # After validation, so that its metrics are there and the epoch is over when a run resumes.
-        cer = float(trainer.callback_metrics.get("val/cer", float("inf")))
-        if cer < self.best_cer:
-            self.best_cer, self.best_step = cer, trainer.global_step
-            trainer.save_checkpoint(self.run.best, weights_only=True)
+        cer = _dev_cer(trainer)
+        sparsifiers = [c for c in trainer.callbacks if isinstance(c, Sparsifier)]  # type: ignore[attr-defined]
+        # A model from before the last pruning would hear better and be the wrong one.
+        if cer < self.best_cer and all(s.settled(trainer.global_step) for s in sparsifiers):
+            self._save_best(trainer)
         self._save_last(trainer)
         self.run.update_status("running", epoch=trainer.current_epoch + 1, step=trainer.global_step, cer=cer)
 
     def on_train_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if not self.run.best.is_file():
-            # Stopped before the first validation: the last weights are the only ones.
-            self.best_step = trainer.global_step
-            trainer.save_checkpoint(self.run.best, weights_only=True)
+            # Stopped before the first validation, or not settled earlier: the last weights it is.
+            self._save_best(trainer)
+
+    def _save_best(self, trainer: pl.Trainer) -> None:
+        self.best_cer, self.best_step = _dev_cer(trainer), trainer.global_step
+        trainer.save_checkpoint(self.run.best, weights_only=True)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.run.last)
         self._saved_at = time.monotonic()
+
+
+def _dev_cer(trainer: pl.Trainer) -> float:
+    return float(trainer.callback_metrics.get("val/cer", float("inf")))
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

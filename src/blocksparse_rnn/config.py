@@ -9,6 +9,7 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, create_model
 
+from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
 from blocksparse_rnn.text import Alphabet
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -47,6 +50,9 @@ class Settings(BaseModel):
     workers: NonNegativeInt
     max_rejects: float = Field(ge=0, le=1)
     sweep: str | None
+    block: int | str
+    target_sparsity: float | None
+    q: str
     prunable: dict[str, list[str]]
     scale: dict[str, Any]
     features: dict[str, Any]
@@ -54,15 +60,30 @@ class Settings(BaseModel):
     data: dict[str, Any]
     decoder: dict[str, Any]
     optimizer: dict[str, Any]
+    sparsifier: dict[str, Any]
+    schedule: dict[str, Any]
     trainer: dict[str, Any]
     checkpoints: dict[str, Any]
     logger: dict[str, Any]
 
 
 def build(node: dict[str, Any], *positional: Any) -> Any:
-    """Call a node's `_target_` with the node's other keys as keyword arguments."""
-    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    """Call a node's `_target_` with the node's other keys as keyword arguments, nodes among them built."""
+    arguments = {
+        key: build(value) if is_node(value) else value for key, value in node.items() if key != "_target_"
+    }
     return get_object(node["_target_"])(*positional, **arguments)
+
+
+def is_node(value: Any) -> bool:
+    """Whether a value describes an object to build."""
+    return isinstance(value, dict) and "_target_" in value
+
+
+def build_sparsifiers(settings: dict[str, Any]) -> list[Sparsifier]:
+    """The sparsifiers that some settings name, none for a dense model."""
+    context = Context(settings["prunable"], partial(find_dense, settings))
+    return [build(node, context) for node in settings["sparsifier"].values() if is_node(node)]
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -85,11 +106,10 @@ def find_problems(cfg: DictConfig) -> Iterator[str]:
         yield f"{error.full_key}: {str(error).splitlines()[0]}"
         return
     problems = list(_schema_problems("", Settings, settings))
-    for name, node in settings.items():
-        if isinstance(node, dict) and "_target_" in node:
-            problems += _node_problems(name, node)
+    for name, node in _nodes(settings):
+        problems += _node_problems(name, node)
     # Ranges that only a constructor knows; it may rely on types, so those come first.
-    yield from problems or _construction_problems(settings)
+    yield from problems or dict.fromkeys(_construction_problems(settings))
 
 
 def compose_settings(overrides: list[str], config_name: str = "config") -> DictConfig:
@@ -204,26 +224,35 @@ def _nearest(name: str, allowed: Iterable[str]) -> str:
     return f"unknown; choose one of {', '.join(top)}"
 
 
+def _nodes(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with its dotted name; nodes within nodes are references to those found elsewhere."""
+    for key, value in settings.items():
+        if is_node(value):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, dict):
+            yield from _nodes(value, f"{prefix}{key}.")
+
+
 def _node_problems(name: str, node: dict[str, Any]) -> list[str]:
     """Mistakes in one node, held against its target's keyword-only arguments."""
     target = node["_target_"]
     if not str(target).startswith(f"{PACKAGE}."):
         return [f"{name}._target_={target}: must lie inside {PACKAGE}"]
     try:
-        schema = _schema(get_object(target))
+        schema = _schema(get_object(target), without={key for key, value in node.items() if is_node(value)})
     except (ImportError, AttributeError, HydraException, ValueError):
         return [f"{name}._target_={target}: no such class or function"]
-    given = {key: value for key, value in node.items() if key != "_target_"}
+    given = {key: value for key, value in node.items() if key != "_target_" and not is_node(value)}
     return list(_schema_problems(f"{name}.", schema, given))
 
 
-def _schema(target: Callable) -> type[BaseModel]:
+def _schema(target: Callable, without: set[str]) -> type[BaseModel]:
     signature = inspect.signature(target)
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     fields: dict[str, Any] = {
         name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in signature.parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in without
     }
     return create_model(target.__name__, __config__=STRICT, **fields)
 
@@ -245,14 +274,22 @@ def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]
 
 def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
     """What the constructors of the light-weight parts refuse. Weights are not allocated."""
-    try:
-        features = build(settings["features"])
-        with torch.device("meta"):
-            build(settings["model"], features.size, len(Alphabet(settings["alphabet"])))
-    except UserError as error:
-        yield str(error)
-    for name in ("data", "decoder"):
+    attempts: list[Callable[[], Any]] = [
+        *(partial(build, settings[name]) for name in ("data", "decoder", "schedule")),
+        partial(build_sparsifiers, settings),
+        partial(_check_blocks, settings),
+    ]
+    for attempt in attempts:
         try:
-            build(settings[name])
+            attempt()
         except UserError as error:
             yield str(error)
+
+
+def _check_blocks(settings: dict[str, Any]) -> None:
+    """Hold the sparsifiers against the shapes of the model."""
+    features = build(settings["features"])
+    with torch.device("meta"):
+        model = build(settings["model"], features.size, len(Alphabet(settings["alphabet"])))
+    for sparsifier in build_sparsifiers(settings):
+        sparsifier.check(model)

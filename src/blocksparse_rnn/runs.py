@@ -25,7 +25,11 @@ import yaml
 from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import durable_file
 
-NOT_IDENTITY = ("outputs", "corpora", "logger", "sweep", "workers", "checkpoints")
+NOT_IDENTITY = (
+    *("outputs", "corpora", "logger", "sweep", "workers", "checkpoints", "launcher", "dry_run"),
+    # The sparsifier's own settings repeat these where they matter: a dense run has no block.
+    *("block", "target_sparsity", "q", "schedule"),
+)
 """Settings that change where or how a run is done, but not its result."""
 NOT_IDENTITY_WITHIN = {
     "data": ("folder", "workers"),
@@ -35,20 +39,35 @@ NOT_IDENTITY_WITHIN = {
 
 def identity(settings: dict[str, Any]) -> str:
     """Ten hexadecimal digits that stand for all settings on which the result depends."""
-    chosen = {
-        name: {k: v for k, v in node.items() if k not in NOT_IDENTITY_WITHIN.get(name, ())}
-        if isinstance(node, dict)
-        else node
-        for name, node in settings.items()
-        if name not in NOT_IDENTITY
-    }
+    chosen = {name: _chosen(settings, name) for name in settings if name not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _chosen(settings: dict[str, Any], name: str) -> Any:
+    """A setting without what does not change a result."""
+    value = settings[name]
+    if isinstance(value, dict):
+        return {key: v for key, v in value.items() if key not in NOT_IDENTITY_WITHIN.get(name, ())}
+    return value
+
+
+def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs train the same model on the same data from the same seed."""
+    return all(_chosen(one, name) == _chosen(other, name) for name in ("model", "features", "data", "seed"))
+
+
+def needs_dense(settings: dict[str, Any]) -> bool:
+    """Whether a run looks for a finished dense one to take q from."""
+    pruning = settings["sparsifier"].get("block_pruning")
+    return pruning is not None and pruning["target_sparsity"] is None and pruning["q"] == "auto"
 
 
 def run_name(settings: dict[str, Any]) -> str:
     """Readable name of a run: its choices and a short form of its identity."""
-    choices = [settings["model"]["cell"], str(settings["width"]), "dense", f"s{settings['seed']}"]
-    return "-".join([*choices, identity(settings)[:6]])
+    sparsifier = settings["sparsifier"]["name"]
+    choices = [settings["model"]["cell"], str(settings["width"])]
+    choices += ["dense"] if sparsifier == "none" else [sparsifier, f"b{settings['block']}"]
+    return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
 
 
 class RunFolder:

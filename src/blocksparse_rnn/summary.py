@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from blocksparse_rnn.counts import count_parameters, prunable_parameters
+from blocksparse_rnn.counts import count_parameters, prunable_matrices
 from blocksparse_rnn.training import build_recogniser
 
 
@@ -22,7 +22,7 @@ def summarise(settings: dict[str, Any]) -> dict[str, Any]:
         "prunable": counts.prunable,
         "parameters": counts.parameters,
         "shapes": {name: list(p.shape) for name, p in model.named_parameters()},
-        "types": {name: kind for kind, name, _ in prunable_parameters(model, settings["prunable"])},
+        "types": {m.name: m.type for m in prunable_matrices(model, settings["prunable"])},
     }
 
 

@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights
-from blocksparse_rnn.config import build
+from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
@@ -28,6 +28,8 @@ from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.runs import RunFolder, identity
+from blocksparse_rnn.sparsifiers.base import Sparsifier
+from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
 from blocksparse_rnn.text import Alphabet
 
 STATISTICS_UTTERANCES = 1000
@@ -70,7 +72,10 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
     data = _load_data(settings, recogniser, run)
     metrics = MetricsCSV(run.metrics)
     loggers = [metrics, *build(settings["logger"], run, settings)]
-    callbacks = [build(settings["checkpoints"], run), Progress()]
+    sparsifiers = build_sparsifiers(settings)
+    checkpoints = build(settings["checkpoints"], run)
+    # Sparsifiers come first, so that what is saved and shown after a step is what they left.
+    callbacks = [*sparsifiers, *_monitors(sparsifiers, settings, run), checkpoints, Progress()]
     trainer = build(settings["trainer"], run, callbacks, loggers)
 
     resume_from = run.last if run.last.is_file() else None
@@ -89,6 +94,8 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
         raise KeyboardInterrupt
 
     recogniser.load_state_dict(load_weights(run.best))
+    for sparsifier in sparsifiers:
+        sparsifier.verify(recogniser.model)
     test = trainer.test(recogniser, datamodule=data, verbose=False)[0]
     hours = total_hours(data.datasets["train"].utterances)
     epochs = trainer.global_step / max(1, int(trainer.num_training_batches))
@@ -96,9 +103,10 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
         "name": run.path.name,
         "cer": test["test/cer"],
         "wer": test["test/wer"],
-        "dev_cer": float(callbacks[0].best_cer),
+        "dev_cer": checkpoints.best_cer,
         **_sizes(recogniser, settings),
-        "best_step": callbacks[0].best_step,
+        **_pruning(recogniser, sparsifiers, settings),
+        "best_step": checkpoints.best_step,
         "steps": trainer.global_step,
         "epochs": round(epochs, 3),
         "train_hours": round(hours, 4),
@@ -225,8 +233,33 @@ def _sizes(recogniser: Recogniser, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "sparsity/total": zeros.total,
         "sparsity/prunable": zeros.prunable,
+        "sparsity/matrices": {name: round(share, 6) for name, share in zeros.matrices.items()},
         "parameters": {"total": counts.total, "prunable": counts.prunable, "nonzero": zeros.nonzero},
     }
+
+
+def _monitors(
+    sparsifiers: list[Sparsifier], settings: dict[str, Any], run: RunFolder
+) -> list[SparsityMonitor]:
+    if not sparsifiers:
+        return []
+    return [SparsityMonitor(settings["prunable"], sparsifiers[0].block, run.path / "masks.png")]
+
+
+def _pruning(
+    recogniser: Recogniser, sparsifiers: list[Sparsifier], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """How a model was pruned, besides how far."""
+    about: dict[str, Any] = {
+        "sparsifier": settings["sparsifier"]["name"],
+        "block": settings["block"] if sparsifiers else None,
+    }
+    for sparsifier in sparsifiers:
+        about |= sparsifier.report()
+    if sparsifiers:
+        norms = median_block_norms(recogniser.model, settings["prunable"], sparsifiers[0].block)
+        about["block_norm"] = norms
+    return about
 
 
 def _circumstances(settings: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:

@@ -141,6 +141,9 @@ class GRULayer(nn.Module):
         hidden_size: units.
     """
 
+    gates = ("r", "z", "n")
+    """Stacked in this order in the rows of both matrices."""
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))

@@ -1,0 +1,72 @@
+"""What all sparsifiers share: which matrices they work on, in which blocks, and what they tell."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from blocksparse_rnn.blocks import check_block, parse_block
+from blocksparse_rnn.counts import Matrix, prunable_matrices
+
+
+class DenseWeights(NamedTuple):
+    """Weights of a trained dense model, by name, and where they came from."""
+
+    weights: dict[str, Tensor]
+    source: str
+
+
+class Context(NamedTuple):
+    """What the program hands to every sparsifier besides its settings."""
+
+    prunable: dict[str, list[str]]
+    """Matrix type -> name patterns."""
+    find_dense: Callable[[str], DenseWeights | None]
+    """Setting `q` -> weights of the dense run that it means; None where `auto` finds none."""
+
+
+class Sparsifier(pl.Callback):
+    """A callback that zeroes whole blocks of the model's prunable matrices.
+
+    Weights hold exact zeros, so whoever uses them needs no masks.
+
+    Args:
+        context: which matrices, and where dense weights are found.
+        block: `4` or `8x2`, rows and columns of a block; blocks never straddle gates.
+
+    Raises:
+        UserError: no such block.
+    """
+
+    def __init__(self, context: Context, block: int | str) -> None:
+        self.context = context
+        self.block = parse_block(block)
+
+    def check(self, model: nn.Module) -> None:
+        """Look at shapes alone (the model may lie on the meta device), before any training.
+
+        Raises:
+            UserError: blocks don't fit.
+        """
+        sides = {}
+        for matrix in self.matrices(model):
+            rows, columns = matrix.weight.shape
+            name = f"a gate of {matrix.name}" if matrix.gates else matrix.name
+            sides[name] = (rows // max(1, len(matrix.gates)), columns)
+        check_block(self.block, sides)
+
+    def matrices(self, model: nn.Module) -> list[Matrix]:
+        """The matrices that this sparsifier works on."""
+        return list(prunable_matrices(model, self.context.prunable))
+
+    def settled(self, step: int) -> bool:
+        """Whether the sparsity after `step` is final, so that a model may be chosen by its error rate."""
+        return True
+
+    def verify(self, model: nn.Module) -> None:
+        """Assert what this sparsifier promises of a trained model."""
+
+    def report(self) -> dict[str, Any]:
+        """What belongs into the result besides the sparsity."""
+        return {}

@@ -1,0 +1,274 @@
+"""BP: blocks whose largest magnitude lies under a rising threshold become zero, for good.
+
+Source: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural Networks", 2017, section 3.
+"""
+
+import math
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from blocksparse_rnn.blocks import block_max, expand, quantile
+from blocksparse_rnn.counts import Matrix
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.schedule import CubicSchedule, PaperSchedule, Steps
+from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
+
+_VERSION = 1
+_REFERENCE = 0.9  # q is this quantile of a dense model's magnitudes (the 90th percentile)
+
+
+class BlockPruning(Sparsifier):
+    """Prunes on a schedule, towards a reference weight q or towards a target sparsity.
+
+    With q, as in the paper, a block's score is its largest magnitude, and thresholds are per matrix
+    type. With a target, the score is also divided by the mean magnitude of its matrix, and one
+    threshold holds for all: raw magnitudes would empty matrices whose weights are small.
+
+    Args:
+        context: which matrices, and where dense weights are found.
+        block: `4` or `8x2`.
+        target_sparsity: share of zeros among the prunable weights at the end, or null: q decides.
+        q: `auto`, or the folder of a dense run whose 90th percentile of magnitudes is taken.
+            `auto` looks for a finished dense run of the same model, data and seed, and else takes the
+            run's own weights when pruning starts.
+        size_exponent: thresholds grow with the elements of a block to this power; 1/4 in the paper.
+        max_sparsity: no matrix loses more than this share of its blocks.
+        schedule: when the threshold rises.
+
+    Raises:
+        UserError: a value is out of its range, or the schedule needs a target.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        block: int | str,
+        target_sparsity: float | None,
+        q: str,
+        size_exponent: float,
+        max_sparsity: float,
+        schedule: PaperSchedule | CubicSchedule,
+    ) -> None:
+        super().__init__(context, block)
+        if not 0 < max_sparsity < 1:
+            raise UserError(
+                f"sparsifier.block_pruning.max_sparsity={max_sparsity}: must be above 0 and below 1"
+            )
+        if target_sparsity is not None and not 0 < target_sparsity <= max_sparsity:
+            raise UserError(
+                f"target_sparsity={target_sparsity}: must be above 0 and at most max_sparsity={max_sparsity}, "
+                "or null to prune by q"
+            )
+        if target_sparsity is None and isinstance(schedule, CubicSchedule):
+            raise UserError("schedule=cubic: needs a target_sparsity, such as 0.9; or take schedule=paper")
+        self.target_sparsity = target_sparsity
+        self.q_setting = q
+        self.size_factor = (self.block[0] * self.block[1]) ** size_exponent
+        self.max_sparsity = max_sparsity
+        self.schedule = schedule
+        self.masks: dict[str, Tensor] = {}
+        """Name -> (R, C), True where a block is kept."""
+        self.thresholds: dict[str, float] = {}
+        """Matrix type, or `score` with a target, -> threshold of the last update."""
+        self.q: dict[str, float] = {}
+        self.q_source: str | None = None
+        self.steps: Steps | None = None
+        self.last_update = 0
+        self._weight_masks: list[Tensor] = []
+        self._spared: set[str] = set()
+        self._restored: dict[str, Any] | None = None
+        self._outcome = "nothing pruned: the training did not start"
+
+    def check(self, model: nn.Module) -> None:
+        super().check(model)
+        if self.target_sparsity is None and self.q_setting != "auto":
+            self._measure_dense(self.matrices(model))
+
+    def settled(self, step: int) -> bool:
+        return self.steps is None or step >= self.steps.updates[-1]
+
+    def verify(self, model: nn.Module) -> None:
+        for matrix in self.matrices(model):
+            mask_OI = expand(self.masks[matrix.name], self.block).to(matrix.weight.device)
+            assert not matrix.weight[~mask_OI].any(), f"{matrix.name} has weights where its mask prunes"
+
+    def report(self) -> dict[str, Any]:
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        blocks = sum(mask.numel() for mask in self.masks.values())
+        return {
+            "pruning": self._outcome,
+            "q": self.q,
+            "q_source": self.q_source,
+            "thresholds": self.thresholds,
+            "blocks": {"total": blocks, "kept": kept},
+        }
+
+    # The training, in the order of a run.
+
+    def on_train_start(self, trainer: pl.Trainer, recogniser: Any) -> None:
+        matrices = self.matrices(recogniser.model)
+        self.steps = self.schedule.resolve(
+            int(trainer.num_training_batches), int(trainer.estimated_stepping_batches)
+        )
+        if self.steps is None:
+            self._outcome = (
+                f"nothing pruned: schedule with start_epoch={self.schedule.start_epoch:g}, "
+                f"end_frac={self.schedule.end_frac:g} and freq={self.schedule.freq} has no update within "
+                f"{trainer.estimated_stepping_batches} steps; train longer or start earlier"
+            )
+            print(f"warning: {self._outcome}", file=sys.stderr)
+        else:
+            self._outcome = f"unfinished: ends at step {self.steps.updates[-1]}"
+        self.masks = {
+            m.name: torch.ones(grid.shape, dtype=torch.bool, device=m.weight.device)
+            for m in matrices
+            for grid in [block_max(m.weight.detach(), self.block)]
+        }
+        if self._restored is not None:
+            self._restore(self._restored, matrices)
+        elif self.steps is not None and self.target_sparsity is None:
+            self._measure_dense(matrices)
+        self._apply(matrices, trainer.optimizers)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
+        needs_q = self.steps is not None and self.target_sparsity is None and not self.q
+        if needs_q and trainer.global_step >= self.steps.start_itr:  # type: ignore[union-attr]
+            self._measure_own(self.matrices(recogniser.model), trainer.global_step)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
+        # Before the gradient is clipped: what can't change must not shrink the steps of the rest.
+        if self.last_update:
+            gradients = [m.weight.grad for m in self.matrices(recogniser.model)]
+            torch._foreach_mul_(gradients, self._weight_masks)  # type: ignore[arg-type]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
+        itr = trainer.global_step
+        if self.steps is None or itr not in self.steps.updates or itr == self.last_update:
+            return
+        matrices = self.matrices(recogniser.model)
+        self._update(itr, matrices)
+        self._apply(matrices, trainer.optimizers)
+        if itr == self.steps.updates[-1]:
+            self._outcome = f"finished at step {itr}"
+        for name, threshold in self.thresholds.items():
+            recogniser.log(f"threshold/{name}", threshold)
+
+    # The mathematics.
+
+    @torch.no_grad()
+    def _update(self, itr: int, matrices: list[Matrix]) -> None:
+        """Raise the thresholds and drop the blocks that fall below."""
+        assert self.steps is not None
+        scores = {m.name: block_max(m.weight, self.block) for m in matrices}
+        if self.target_sparsity is None:
+            assert isinstance(self.schedule, PaperSchedule)
+            for kind, q in self.q.items():
+                self.thresholds[kind] = self.schedule.threshold(itr, self.steps, q) * self.size_factor
+            threshold_of = {m.name: self.thresholds[m.type] for m in matrices}
+        else:
+            for m in matrices:
+                scores[m.name] /= m.weight.abs().mean()
+            cut = self.schedule.cut(
+                itr, self.steps, self.target_sparsity, lambda share: quantile(scores.values(), share)
+            )
+            self.thresholds["score"] = cut
+            threshold_of = {m.name: cut for m in matrices}
+        for m in matrices:
+            keep = self.masks[m.name] & (scores[m.name] >= threshold_of[m.name])
+            self.masks[m.name] = self._guard(m.name, keep, scores[m.name])
+        self.last_update = itr
+
+    def _guard(self, name: str, keep_RC: Tensor, score_RC: Tensor) -> Tensor:
+        """Leave a matrix its best blocks where the threshold would take all but a few."""
+        least = max(1, math.ceil((1 - self.max_sparsity) * keep_RC.numel()))
+        if int(keep_RC.sum()) >= least:
+            return keep_RC
+        if name not in self._spared:
+            self._spared.add(name)
+            print(
+                f"warning: {name} would lose more than {self.max_sparsity:.0%} of its blocks and keeps its best "
+                f"{least}; a lower target_sparsity or threshold would not need this",
+                file=sys.stderr,
+            )
+        alive_RC = score_RC.masked_fill(~self.masks[name], -1.0)
+        best = alive_RC.flatten().topk(least).indices
+        return torch.zeros_like(keep_RC).flatten().index_fill(0, best, True).view_as(keep_RC)
+
+    @torch.no_grad()
+    def _apply(self, matrices: list[Matrix], optimizers: list[torch.optim.Optimizer]) -> None:
+        """Zero the pruned weights and their momentum; with their gradients zero they stay so."""
+        self._weight_masks = [expand(self.masks[m.name], self.block).to(m.weight.dtype) for m in matrices]
+        for m, mask_OI in zip(matrices, self._weight_masks, strict=True):
+            m.weight.mul_(mask_OI)
+            for optimizer in optimizers:
+                for state in optimizer.state.get(m.weight, {}).values():
+                    if isinstance(state, Tensor) and state.shape == m.weight.shape:
+                        state.mul_(mask_OI)
+
+    def _measure_dense(self, matrices: list[Matrix]) -> None:
+        """Take q from a dense run, where there is one."""
+        dense = self.context.find_dense(self.q_setting)
+        if dense is None:
+            return
+        for m in matrices:
+            weight = dense.weights.get(m.name)
+            if weight is None or weight.shape != m.weight.shape:
+                other = "has none" if weight is None else f"has {' x '.join(map(str, weight.shape))}"
+                wanted = " x ".join(map(str, m.weight.shape))
+                raise UserError(
+                    f"q={self.q_setting}: its {m.name} does not fit, {other} where this model has {wanted}; "
+                    "give a dense run of the same model and width, or q=auto"
+                )
+        for kind in dict.fromkeys(m.type for m in matrices):
+            magnitudes = (dense.weights[m.name].abs() for m in matrices if m.type == kind)
+            self.q[kind] = quantile(magnitudes, _REFERENCE)
+        self.q_source = dense.source
+
+    def _measure_own(self, matrices: list[Matrix], step: int) -> None:
+        """Take q from this run: what 90 % of the blocks lie under now, without the factor for their size."""
+        for kind in dict.fromkeys(m.type for m in matrices):
+            largest = (block_max(m.weight.detach(), self.block) for m in matrices if m.type == kind)
+            self.q[kind] = quantile(largest, _REFERENCE) / self.size_factor
+        self.q_source = f"own weights at step {step}"
+
+    # The state in the checkpoint.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "version": _VERSION,
+            "block": list(self.block),
+            "masks": dict(self.masks),
+            "thresholds": dict(self.thresholds),
+            "q": dict(self.q),
+            "q_source": self.q_source,
+            "steps": None if self.steps is None else vars(self.steps),
+            "last_update": self.last_update,
+            "outcome": self._outcome,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._restored = state
+
+    def _restore(self, state: dict[str, Any], matrices: list[Matrix]) -> None:
+        wanted = {name: list(mask.shape) for name, mask in self.masks.items()}
+        found = {name: list(mask.shape) for name, mask in state["masks"].items()}
+        steps = None if self.steps is None else vars(self.steps)
+        if (state["version"], state["block"], found, state["steps"]) != (
+            _VERSION,
+            list(self.block),
+            wanted,
+            steps,
+        ):
+            raise UserError(
+                "the checkpoint's masks belong to other settings (block, model or schedule); "
+                "move the run's folder away to start afresh"
+            )
+        for m in matrices:
+            self.masks[m.name] = state["masks"][m.name].to(m.weight.device)
+        self.thresholds, self.q, self.q_source = state["thresholds"], state["q"], state["q_source"]
+        self.last_update, self._outcome = state["last_update"], state["outcome"]
