@@ -108,6 +108,8 @@ def find_problems(cfg: DictConfig) -> Iterator[str]:
     problems = list(_schema_problems("", Settings, settings))
     for name, node in _nodes(settings):
         problems += _node_problems(name, node)
+    # A node that refers to a top-level value would repeat its mistake.
+    problems = [p for p in problems if not any(p.endswith(f".{other}") for other in problems)]
     # Ranges that only a constructor knows; it may rely on types, so those come first.
     yield from problems or dict.fromkeys(_construction_problems(settings))
 

@@ -51,7 +51,8 @@ class MetricsCSV(Logger):
             writer = csv.writer(file)
             if new:
                 writer.writerow(self.COLUMNS)
-            for name, value in metrics.items():
+            # Sorted: Lightning's order depends on when a metric was first logged, so on a resume.
+            for name, value in sorted(metrics.items()):
                 if name != "epoch":
                     writer.writerow((step, epoch, name, value, seconds))
 

@@ -165,39 +165,38 @@ class BlockPruning(Sparsifier):
         """Raise the thresholds and drop the blocks that fall below."""
         assert self.steps is not None
         scores = {m.name: block_max(m.weight, self.block) for m in matrices}
+        if self.target_sparsity is not None:
+            for m in matrices:
+                scores[m.name] /= m.weight.abs().mean()
+        guarded = {name: self._guard(score_RC) for name, score_RC in scores.items()}
         if self.target_sparsity is None:
             assert isinstance(self.schedule, PaperSchedule)
             for kind, q in self.q.items():
                 self.thresholds[kind] = self.schedule.threshold(itr, self.steps, q) * self.size_factor
-            threshold_of = {m.name: self.thresholds[m.type] for m in matrices}
         else:
-            for m in matrices:
-                scores[m.name] /= m.weight.abs().mean()
-            cut = self.schedule.cut(
-                itr, self.steps, self.target_sparsity, lambda share: quantile(scores.values(), share)
+            self.thresholds["score"] = self.schedule.cut(
+                itr, self.steps, self.target_sparsity, lambda share: quantile(guarded.values(), share)
             )
-            self.thresholds["score"] = cut
-            threshold_of = {m.name: cut for m in matrices}
         for m in matrices:
-            keep = self.masks[m.name] & (scores[m.name] >= threshold_of[m.name])
-            self.masks[m.name] = self._guard(m.name, keep, scores[m.name])
+            threshold = self.thresholds[m.type if self.target_sparsity is None else "score"]
+            self.masks[m.name] = self.masks[m.name] & (guarded[m.name] >= threshold)
+            self._warn(m.name, int((self.masks[m.name] & (scores[m.name] < threshold)).sum()))
         self.last_update = itr
 
-    def _guard(self, name: str, keep_RC: Tensor, score_RC: Tensor) -> Tensor:
-        """Leave a matrix its best blocks where the threshold would take all but a few."""
-        least = max(1, math.ceil((1 - self.max_sparsity) * keep_RC.numel()))
-        if int(keep_RC.sum()) >= least:
-            return keep_RC
-        if name not in self._spared:
+    def _guard(self, score_RC: Tensor) -> Tensor:
+        """Scores that no threshold exceeds for a matrix's best blocks, so that it doesn't collapse."""
+        least = max(1, math.ceil((1 - self.max_sparsity) * score_RC.numel()))
+        best = score_RC.flatten().topk(least).indices
+        return score_RC.flatten().index_fill(0, best, math.inf).view_as(score_RC)
+
+    def _warn(self, name: str, spared: int) -> None:
+        if spared and name not in self._spared:
             self._spared.add(name)
             print(
-                f"warning: {name} would lose more than {self.max_sparsity:.0%} of its blocks and keeps its best "
-                f"{least}; a lower target_sparsity or threshold would not need this",
+                f"warning: {name} would lose more than {self.max_sparsity:.0%} of its blocks and keeps its best; "
+                "a lower target_sparsity or q would not need this",
                 file=sys.stderr,
             )
-        alive_RC = score_RC.masked_fill(~self.masks[name], -1.0)
-        best = alive_RC.flatten().topk(least).indices
-        return torch.zeros_like(keep_RC).flatten().index_fill(0, best, True).view_as(keep_RC)
 
     @torch.no_grad()
     def _apply(self, matrices: list[Matrix], optimizers: list[torch.optim.Optimizer]) -> None:

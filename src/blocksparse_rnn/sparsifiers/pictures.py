@@ -29,7 +29,7 @@ def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSi
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axis, matrix in zip(axes, matrices, strict=False):
         kept_RC = (block_max(matrix.weight.detach(), block) > 0).float().cpu()
-        axis.imshow(1 - _shrink(kept_RC), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow(1 - _shrink(kept_RC).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         name = matrix.name.removeprefix("recurrent.")
         axis.set_title(f"{name}\n{1 - kept_RC.mean():.1%} pruned", fontsize=8)
         axis.set_xticks([])
