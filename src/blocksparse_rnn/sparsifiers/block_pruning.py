@@ -167,7 +167,8 @@ class BlockPruning(Sparsifier):
         scores = {m.name: block_max(m.weight, self.block) for m in matrices}
         if self.target_sparsity is not None:
             for m in matrices:
-                scores[m.name] /= m.weight.abs().mean()
+                # |w|_1 takes no copy of the magnitudes.
+                scores[m.name] *= m.weight.numel() / torch.linalg.vector_norm(m.weight, ord=1)
         guarded = {name: self._guard(score_RC) for name, score_RC in scores.items()}
         if self.target_sparsity is None:
             assert isinstance(self.schedule, PaperSchedule)
