@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from blocksparse_rnn.config import build_sparsifiers, compose_settings, resolve
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import build_sparsifiers, resolve
 from blocksparse_rnn.data.datamodule import Batch
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.training import build_recogniser, cpu_name

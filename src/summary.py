@@ -8,7 +8,8 @@ import argparse
 import json
 
 from blocksparse_rnn import cli
-from blocksparse_rnn.config import compose_settings, resolve
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import resolve
 from blocksparse_rnn.summary import as_table, summarise
 
 

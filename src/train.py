@@ -12,7 +12,8 @@ import hydra
 from omegaconf import DictConfig
 
 from blocksparse_rnn import cli
-from blocksparse_rnn.config import check_command_line, resolve
+from blocksparse_rnn.command_line import check_command_line
+from blocksparse_rnn.config import resolve
 from blocksparse_rnn.training import train
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from blocksparse_rnn.config import compose_settings, resolve
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.manifest import Utterance, manifest_line
 
 RATE = 16000

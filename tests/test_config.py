@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blocksparse_rnn.config import CONF, command_line_problems, compose_settings, resolve
+from blocksparse_rnn.command_line import CONF, command_line_problems, compose_settings
+from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 
 SRC = CONF.parent / "src"
@@ -93,6 +94,7 @@ FLOORS = [
         "config",
         "dense_runs",
         "runs",
+        "command_line",
         "checkpoints",
         "loggers",
         "progress",

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blocksparse_rnn.config import compose_settings, resolve
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import resolve
 from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer, pack
 from blocksparse_rnn.models.recurrence import gru_forward, rnn_backward, rnn_forward
@@ -150,3 +151,11 @@ def test_bf16_autocast_stays_close_and_gives_float32_gradients(cell):
     assert (rough.float() - exact).abs().max() < 0.1 * exact.abs().max()
     rough.float().square().mean().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("scale", ["paper", "mini"])
+def test_a_summary_adds_up_at_every_scale(scale):
+    summary = summarise(resolve(compose_settings([f"scale={scale}", "model=gru", "width=64"])))
+    assert summary["total"] == sum(summary["parameters"].values())
+    assert summary["prunable"] == sum(summary["parameters"][name] for name in summary["types"])
+    assert summary["shapes"]["recurrent.0.weight_hh"] == [192, 64]

@@ -14,7 +14,7 @@ from torch import nn
 from blocksparse_rnn import training
 from blocksparse_rnn.blocks import block_max, block_norm, expand
 from blocksparse_rnn.checkpoints import load_weights
-from blocksparse_rnn.config import command_line_problems
+from blocksparse_rnn.command_line import command_line_problems
 from blocksparse_rnn.counts import count_zeros
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.layers import FullyConnected, GRULayer, RNNLayer

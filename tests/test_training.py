@@ -11,7 +11,7 @@ import torch
 
 from blocksparse_rnn import training
 from blocksparse_rnn.checkpoints import Checkpoints, load_weights
-from blocksparse_rnn.config import CONF
+from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
 from blocksparse_rnn.recogniser import Recogniser

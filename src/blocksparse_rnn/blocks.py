@@ -100,4 +100,4 @@ def quantile(values: Iterable[Tensor], fraction: float) -> float:
     rank = min(max(math.ceil(fraction * len(flat)), 1), len(flat))
     if flat.is_cuda:
         return flat.kthvalue(rank).values.item()
-    return float(np.partition(flat.numpy(), rank - 1)[rank - 1])  # three times as fast on a CPU
+    return float(np.partition(flat.detach().numpy(), rank - 1)[rank - 1])  # three times as fast on a CPU

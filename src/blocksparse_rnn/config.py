@@ -10,28 +10,21 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, create_model
+from torch import nn
 
 from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
 from blocksparse_rnn.text import Alphabet
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PACKAGE = "blocksparse_rnn"
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -80,6 +73,13 @@ def is_node(value: Any) -> bool:
     return isinstance(value, dict) and "_target_" in value
 
 
+def build_shapes(settings: dict[str, Any]) -> nn.Module:
+    """The model on the meta device: names and shapes, no weights."""
+    features = build(settings["features"])
+    with torch.device("meta"):
+        return build(settings["model"], features.size, len(Alphabet(settings["alphabet"])))
+
+
 def build_sparsifiers(settings: dict[str, Any]) -> list[Sparsifier]:
     """The sparsifiers that some settings name, none for a dense model."""
     context = Context(settings["prunable"], partial(find_dense, settings))
@@ -114,107 +114,8 @@ def find_problems(cfg: DictConfig) -> Iterator[str]:
     yield from problems or dict.fromkeys(_construction_problems(settings))
 
 
-def compose_settings(overrides: list[str], config_name: str = "config") -> DictConfig:
-    """Compose the configuration for some overrides, outside of a Hydra program.
-
-    Raises:
-        UserError: names every mistake in the overrides and in what they compose to, one to a line.
-    """
-    problems = command_line_problems(overrides)
-    if problems:
-        raise UserError("\n".join(problems))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config_name, overrides)
-
-
-def check_command_line(arguments: list[str]) -> None:
-    """Check the arguments of a Hydra program before Hydra sees them, all points of a sweep together.
-
-    Hydra alone stops at the first mistake and accepts `+sparsifer=glp`.
-
-    Raises:
-        UserError: names every mistake, one to a line.
-    """
-    parsed = get_args_parser().parse_args(arguments)
-    asks_for_help = (parsed.help, parsed.hydra_help, parsed.info, parsed.cfg, parsed.shell_completion)
-    if any(asks_for_help) or parsed.config_name or parsed.config_dir or parsed.config_path:
-        return
-    problems = command_line_problems(parsed.overrides)
-    if not parsed.multirun:
-        problems += [
-            f"{text}: several values need -m (a sweep)"
-            for text in parsed.overrides
-            if (override := _parse(text)) and override.is_sweep_override()
-        ]
-    if problems:
-        raise UserError("\n".join(problems))
-
-
-def command_line_problems(overrides: list[str]) -> list[str]:
-    """Every mistake in some overrides and in each of the points that they compose to."""
-    problems: list[str] = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        groups, plain, good = [], [], []
-        for text in overrides:
-            override = _parse(text)
-            if override is None:
-                problems.append(f"{text}: not of the form name=value")
-            elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-                good.append(override)
-            elif options := loader.get_group_options(override.key_or_group):
-                wrong = [value for value in _values(override) if value not in (*options, "null")]
-                problems += [f"{override.key_or_group}={v}: {_nearest(v, options)}" for v in wrong]
-                if not wrong:
-                    groups.append(override)
-            else:
-                plain.append(override)
-        try:
-            known = compose("config", [o.input_line or "" for o in _first_points(groups)])
-        except (HydraException, OmegaConfBaseException) as error:
-            return [*problems, str(error).splitlines()[0]]
-        names = [*_dotted(known), *loader.list_groups("")]
-        for override in plain:
-            if override.key_or_group in names:
-                good.append(override)
-            else:
-                problems.append(f"{override.key_or_group}: {_nearest(override.key_or_group, names)}")
-        for point in BasicSweeper.split_arguments([*groups, *good], None)[0]:
-            try:
-                problems += find_problems(compose("config", point))
-            except (HydraException, OmegaConfBaseException) as error:
-                problems.append(str(error).splitlines()[0])
-    return list(dict.fromkeys(problems))
-
-
-def _parse(text: str) -> Override | None:
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException:
-        return None
-
-
-def _values(override: Override) -> list[str]:
-    if override.is_discrete_sweep():
-        return list(override.sweep_string_iterator())
-    return [override.get_value_element_as_str()]
-
-
-def _first_points(overrides: list[Override]) -> list[Override]:
-    first = BasicSweeper.split_arguments(overrides, None)[0][0]
-    return OverridesParser.create().parse_overrides(first)
-
-
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    """Every key below `node`, in dotted form."""
-    if isinstance(node, DictConfig):
-        for key in map(str, node):
-            yield f"{prefix}{key}"
-            if not OmegaConf.is_interpolation(node, key):
-                yield from _dotted(node._get_node(key), f"{prefix}{key}.")
-
-
-def _nearest(name: str, allowed: Iterable[str]) -> str:
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """What to say of an unknown name."""
     allowed = sorted({*allowed} - {"hydra"})
     close = difflib.get_close_matches(name, allowed, n=1)
     if not close:  # the last part may sit in another place: huors -> data.hours
@@ -266,7 +167,7 @@ def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]
         for problem in error.errors():
             path = prefix + ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
-                yield f"{path}: {_nearest(str(problem['loc'][-1]), schema.model_fields)}"
+                yield f"{path}: {nearest(str(problem['loc'][-1]), schema.model_fields)}"
             elif problem["type"] == "missing":
                 yield f"{path}: is missing"
             else:
@@ -290,8 +191,6 @@ def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
 
 def _check_blocks(settings: dict[str, Any]) -> None:
     """Hold the sparsifiers against the shapes of the model."""
-    features = build(settings["features"])
-    with torch.device("meta"):
-        model = build(settings["model"], features.size, len(Alphabet(settings["alphabet"])))
+    model = build_shapes(settings)
     for sparsifier in build_sparsifiers(settings):
         sparsifier.check(model)

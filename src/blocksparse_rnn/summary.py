@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
-
+from blocksparse_rnn.config import build_shapes
 from blocksparse_rnn.counts import count_parameters, prunable_matrices
-from blocksparse_rnn.training import build_recogniser
 
 
 def summarise(settings: dict[str, Any]) -> dict[str, Any]:
@@ -14,8 +12,7 @@ def summarise(settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         `total`, `prunable`, `parameters` (name -> count) and `shapes` (name -> sizes).
     """
-    with torch.device("meta"):
-        model = build_recogniser(settings).model
+    model = build_shapes(settings)
     counts = count_parameters(model, settings["prunable"])
     return {
         "total": counts.total,

@@ -1,0 +1,159 @@
+"""Composing settings from overrides, and a check of a whole command line before Hydra sees it.
+
+Hydra alone stops at the first mistake, accepts `+sparsifer=glp`, and looks at the points of a sweep one
+by one as they start.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from blocksparse_rnn.config import find_problems, nearest
+from blocksparse_rnn.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def compose_settings(overrides: list[str]) -> DictConfig:
+    """Compose the configuration for some overrides, outside of a Hydra program.
+
+    Raises:
+        UserError: names every mistake in the overrides and in what they compose to, one to a line.
+    """
+    problems = command_line_problems(overrides)
+    if problems:
+        raise UserError("\n".join(problems))
+    with _hydra():
+        return compose("config", overrides)
+
+
+def check_command_line(arguments: list[str]) -> None:
+    """Check the arguments of a Hydra program, all points of a sweep together.
+
+    Raises:
+        UserError: names every mistake, one to a line.
+    """
+    parsed = get_args_parser().parse_args(arguments)
+    if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
+        return
+    problems = command_line_problems(parsed.overrides, parsed.config_name or "config", parsed.config_dir)
+    if not parsed.multirun:
+        problems += [
+            f"{text}: several values need -m (a sweep)"
+            for text in parsed.overrides
+            if (override := _parse(text)) and override.is_sweep_override()
+        ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def command_line_problems(
+    overrides: list[str], config_name: str = "config", config_dir: str | None = None
+) -> list[str]:
+    """Every mistake in some overrides and in each of the points that they compose to.
+
+    Args:
+        overrides: as typed, with several values where a sweep has them.
+        config_name: the primary configuration: `config`, or a sweep's file, which may bring parameters.
+        config_dir: a folder with more configurations.
+    """
+    if config_dir is not None and not Path(config_dir).is_dir():
+        return [f"--config-dir {config_dir}: there is no such folder"]
+    with _hydra(config_dir):
+        try:
+            primary = compose(config_name, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            return [f"--config-name {config_name}: {str(error).splitlines()[0]}"]
+        typed = {override.key_or_group for text in overrides if (override := _parse(text))}
+        params = primary.hydra.sweeper.params or {}
+        brought = [f"{name}={values}" for name, values in params.items() if name not in typed]
+        return list(dict.fromkeys(_problems([*brought, *overrides], config_name)))
+
+
+@contextmanager
+def _hydra(config_dir: str | None = None) -> Iterator[None]:
+    """Hydra set up to compose, as its --config-dir does it; `hydra.initialize` takes one folder only."""
+    folders = create_config_search_path(str(CONF))
+    if config_dir is not None:
+        folders.prepend("command-line", f"file://{Path(config_dir).resolve()}", anchor="schema")
+    before = get_gh_backup()
+    version.setbase("1.3")
+    Hydra.create_main_hydra2("compose", folders)
+    try:
+        yield
+    finally:
+        restore_gh_from_backup(before)
+
+
+def _problems(overrides: list[str], config_name: str) -> Iterator[str]:
+    loader = GlobalHydra.instance().config_loader()
+    groups, plain, good = [], [], []
+    for text in overrides:
+        override = _parse(text)
+        if override is None:
+            yield f"{text}: not of the form name=value"
+        elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+            good.append(override)
+        elif options := loader.get_group_options(override.key_or_group):
+            wrong = [value for value in _values(override) if value not in (*options, "null")]
+            yield from (f"{override.key_or_group}={value}: {nearest(value, options)}" for value in wrong)
+            if not wrong:
+                groups.append(override)
+        else:
+            plain.append(override)
+    try:
+        known = compose(config_name, [o.input_line or "" for o in _first_points(groups)])
+    except (HydraException, OmegaConfBaseException) as error:
+        yield str(error).splitlines()[0]
+        return
+    names = [*_dotted(known), *loader.list_groups("")]
+    for override in plain:
+        if override.key_or_group in names:
+            good.append(override)
+        else:
+            yield f"{override.key_or_group}: {nearest(override.key_or_group, names)}"
+    for point in BasicSweeper.split_arguments([*groups, *good], None)[0]:
+        try:
+            yield from find_problems(compose(config_name, point))
+        except (HydraException, OmegaConfBaseException) as error:
+            yield str(error).splitlines()[0]
+
+
+def _parse(text: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        return None
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
+
+
+def _first_points(overrides: list[Override]) -> list[Override]:
+    first = BasicSweeper.split_arguments(overrides, None)[0][0]
+    return OverridesParser.create().parse_overrides(first)
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key below `node`, in dotted form."""
+    if isinstance(node, DictConfig):
+        for key in map(str, node):
+            yield f"{prefix}{key}"
+            if not OmegaConf.is_interpolation(node, key):
+                yield from _dotted(node._get_node(key), f"{prefix}{key}.")
