@@ -2,7 +2,9 @@
 
 python src/train.py scale=mini model=rnn width=176
 python src/train.py scale=mini width=192 data.hours=0.5 seed=1 logger=csv
-python src/train.py -m model=gru width=2560,3584
+python src/train.py scale=mini model=rnn width=176 sparsifier=bp block=8x2 target_sparsity=0.9
+python src/train.py -m model=gru width=2560,3584 sparsifier=glp block=4,16,32
+python src/train.py -m -cd sweeps -cn demo dry_run=true
 python src/train.py --cfg job          # show the settings
 """
 
@@ -14,19 +16,23 @@ from omegaconf import DictConfig
 from blocksparse_rnn import cli
 from blocksparse_rnn.command_line import check_command_line
 from blocksparse_rnn.config import resolve
+from blocksparse_rnn.sweep import show_plan
 from blocksparse_rnn.training import train
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Train the one point that Hydra composed."""
+    """Train the one point that Hydra composed; with -m, launcher=slots has each point trained."""
     train(resolve(cfg))
 
 
 def program() -> None:
     """Check the whole command line, then hand it to Hydra."""
-    check_command_line(sys.argv[1:])
-    main()
+    points = check_command_line(sys.argv[1:])
+    if any(point.dry_run for point in points):
+        show_plan([resolve(point) for point in points])
+    else:
+        main()
 
 
 if __name__ == "__main__":

@@ -73,7 +73,6 @@ class Checkpoints(pl.Callback):
         if cer < self.best_cer and all(s.settled(trainer.global_step) for s in sparsifiers):
             self._save_best(trainer)
         self._save_last(trainer)
-        self.run.update_status("running", epoch=trainer.current_epoch + 1, step=trainer.global_step, cer=cer)
 
     def on_train_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if not self.run.best.is_file():

@@ -33,23 +33,25 @@ def compose_settings(overrides: list[str]) -> DictConfig:
     Raises:
         UserError: names every mistake in the overrides and in what they compose to, one to a line.
     """
-    problems = command_line_problems(overrides)
+    points, problems = _compose_points(overrides)
     if problems:
         raise UserError("\n".join(problems))
-    with _hydra():
-        return compose("config", overrides)
+    return points[0]
 
 
-def check_command_line(arguments: list[str]) -> None:
+def check_command_line(arguments: list[str]) -> list[DictConfig]:
     """Check the arguments of a Hydra program, all points of a sweep together.
+
+    Returns:
+        The points that they compose to; none where Hydra is only asked to show something.
 
     Raises:
         UserError: names every mistake, one to a line.
     """
     parsed = get_args_parser().parse_args(arguments)
     if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
-        return
-    problems = command_line_problems(parsed.overrides, parsed.config_name or "config", parsed.config_dir)
+        return []
+    points, problems = _compose_points(parsed.overrides, parsed.config_name or "config", parsed.config_dir)
     if not parsed.multirun:
         problems += [
             f"{text}: several values need -m (a sweep)"
@@ -58,12 +60,18 @@ def check_command_line(arguments: list[str]) -> None:
         ]
     if problems:
         raise UserError("\n".join(problems))
+    return points
 
 
-def command_line_problems(
+def command_line_problems(overrides: list[str]) -> list[str]:
+    """Every mistake in some overrides and in each of the points that they compose to."""
+    return _compose_points(overrides)[1]
+
+
+def _compose_points(
     overrides: list[str], config_name: str = "config", config_dir: str | None = None
-) -> list[str]:
-    """Every mistake in some overrides and in each of the points that they compose to.
+) -> tuple[list[DictConfig], list[str]]:
+    """The points that some overrides compose to, and every mistake in them.
 
     Args:
         overrides: as typed, with several values where a sweep has them.
@@ -71,16 +79,18 @@ def command_line_problems(
         config_dir: a folder with more configurations.
     """
     if config_dir is not None and not Path(config_dir).is_dir():
-        return [f"--config-dir {config_dir}: there is no such folder"]
+        return [], [f"--config-dir {config_dir}: there is no such folder"]
     with _hydra(config_dir):
         try:
             primary = compose(config_name, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
-            return [f"--config-name {config_name}: {str(error).splitlines()[0]}"]
+            return [], [f"--config-name {config_name}: {str(error).splitlines()[0]}"]
         typed = {override.key_or_group for text in overrides if (override := _parse(text))}
         params = primary.hydra.sweeper.params or {}
         brought = [f"{name}={values}" for name, values in params.items() if name not in typed]
-        return list(dict.fromkeys(_problems([*brought, *overrides], config_name)))
+        points: list[DictConfig] = []
+        problems = list(dict.fromkeys(_problems([*brought, *overrides], config_name, points)))
+        return points, problems
 
 
 @contextmanager
@@ -98,7 +108,8 @@ def _hydra(config_dir: str | None = None) -> Iterator[None]:
         restore_gh_from_backup(before)
 
 
-def _problems(overrides: list[str], config_name: str) -> Iterator[str]:
+def _problems(overrides: list[str], config_name: str, points: list[DictConfig]) -> Iterator[str]:
+    """Every mistake; fills `points` with what could be composed."""
     loader = GlobalHydra.instance().config_loader()
     groups, plain, good = [], [], []
     for text in overrides:
@@ -127,7 +138,8 @@ def _problems(overrides: list[str], config_name: str) -> Iterator[str]:
             yield f"{override.key_or_group}: {nearest(override.key_or_group, names)}"
     for point in BasicSweeper.split_arguments([*groups, *good], None)[0]:
         try:
-            yield from find_problems(compose(config_name, point))
+            points.append(compose(config_name, point))
+            yield from find_problems(points[-1])
         except (HydraException, OmegaConfBaseException) as error:
             yield str(error).splitlines()[0]
 

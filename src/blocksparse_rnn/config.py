@@ -46,6 +46,7 @@ class Settings(BaseModel):
     block: int | str
     target_sparsity: float | None
     q: str
+    dry_run: bool
     prunable: dict[str, list[str]]
     scale: dict[str, Any]
     features: dict[str, Any]
@@ -58,6 +59,7 @@ class Settings(BaseModel):
     trainer: dict[str, Any]
     checkpoints: dict[str, Any]
     logger: dict[str, Any]
+    launcher: dict[str, Any]
 
 
 def build(node: dict[str, Any], *positional: Any) -> Any:
@@ -178,7 +180,7 @@ def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]
 def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
     """What the constructors of the light-weight parts refuse. Weights are not allocated."""
     attempts: list[Callable[[], Any]] = [
-        *(partial(build, settings[name]) for name in ("data", "decoder", "schedule")),
+        *(partial(build, settings[name]) for name in ("data", "decoder", "schedule", "launcher")),
         partial(build_sparsifiers, settings),
         partial(_check_blocks, settings),
     ]

@@ -7,11 +7,21 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
+from blocksparse_rnn.runs import RunFolder
+
+_STATUS_SECONDS = 5.0  # at least between two writings of status.json within an epoch
+
 
 class Progress(pl.Callback):
-    """A bar over all optimizer steps on a terminal; one line an epoch elsewhere."""
+    """A bar over all optimizer steps on a terminal, one line an epoch elsewhere, and status.json always.
 
-    def __init__(self) -> None:
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._told_at = 0.0
         self.bar: tqdm | None = None
         self._start = (0.0, 0)
 
@@ -28,17 +38,39 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         assert self.bar is not None
+        if time.monotonic() - self._told_at > _STATUS_SECONDS:
+            self._tell(trainer)
         if not self.bar.disable and self.bar.update(trainer.global_step - self.bar.n):
             self.bar.set_description(f"epoch {trainer.current_epoch + 1}", refresh=False)
             self.bar.set_postfix_str(_figures(trainer), refresh=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            step = trainer.global_step
-            started, first = self._start
-            left = (time.monotonic() - started) / max(1, step - first) * (self.total - step)
+            step, left = trainer.global_step, self._seconds_left(trainer)
+            self._tell(trainer)
             line = f"epoch {trainer.current_epoch + 1}, step {step} of {self.total}: {_figures(trainer)}"
             tqdm.write(f"{line}  {tqdm.format_interval(left)} left", file=sys.stderr)
+
+    def _seconds_left(self, trainer: pl.Trainer) -> float:
+        started, first = self._start
+        done = trainer.global_step - first
+        return (time.monotonic() - started) / max(1, done) * (self.total - trainer.global_step)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        """Say in status.json where the training stands."""
+        if not trainer.is_global_zero:
+            return
+        self._told_at = time.monotonic()
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.run.update_status(
+            "running",
+            epoch=trainer.current_epoch + 1,
+            step=trainer.global_step,
+            steps=self.total,
+            cer=metrics.get("val/cer"),
+            sparsity=metrics.get("sparsity/prunable"),
+            seconds_left=round(self._seconds_left(trainer)),
+        )
 
     def on_train_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if self.bar is not None:

@@ -70,6 +70,10 @@ def run_name(settings: dict[str, Any]) -> str:
     return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
 
 
+class RunLocked(UserError):
+    """Another process is working on the run."""
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -77,12 +81,12 @@ class RunFolder:
         path: where it is or will be.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoints = path / "checkpoints"
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
-        self.metrics = path / "metrics.csv"
+        self.metrics = self.path / "metrics.csv"
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "RunFolder":
@@ -96,7 +100,7 @@ class RunFolder:
         Raises:
             UserError: it doesn't.
         """
-        run = cls(Path(path))
+        run = cls(path)
         if not (run.path / "config.yaml").is_file():
             raise UserError(f"{path}: no run folder (no config.yaml in it); give a folder under outputs/")
         if not run.best.is_file():
@@ -135,7 +139,8 @@ class RunFolder:
         """Keep other processes from working on the same run; the system frees it with the process.
 
         Raises:
-            UserError: another process holds it.
+            RunLocked: another process holds it.
+            UserError: no permission, no space.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -146,10 +151,28 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
+                raise RunLocked(
                     f"{self.path}: another process is working on this run; wait for it or change a setting"
                 ) from None
             yield
+
+    def is_locked(self) -> bool:
+        """Whether another process works on this run now; writes nothing."""
+        try:
+            with open(self.path / "lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says; empty where there is none yet."""
+        try:
+            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
 
     def update_status(self, state: str, **details: Any) -> None:
         """Say in status.json where the run stands."""

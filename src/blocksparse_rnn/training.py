@@ -57,6 +57,9 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             run.create(settings)
             try:
                 result = _train(settings, run)
+            except KeyboardInterrupt:
+                run.update_status("stopped")
+                raise
             except BaseException as error:
                 run.update_status("failed", error=f"{type(error).__name__}: {error}")
                 raise
@@ -75,7 +78,7 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
     sparsifiers = build_sparsifiers(settings)
     checkpoints = build(settings["checkpoints"], run)
     # Sparsifiers come first, so that what is saved and shown after a step is what they left.
-    callbacks = [*sparsifiers, *_monitors(sparsifiers, settings, run), checkpoints, Progress()]
+    callbacks = [*sparsifiers, *_monitors(sparsifiers, settings, run), checkpoints, Progress(run)]
     trainer = build(settings["trainer"], run, callbacks, loggers)
 
     resume_from = run.last if run.last.is_file() else None

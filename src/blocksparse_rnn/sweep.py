@@ -1,0 +1,238 @@
+"""A sweep: every point a process of its own, finished ones skipped, broken ones resumed.
+
+Only a result.json means that a point is done, never an exit code, so that the same command again goes
+on wherever a sweep was left, whatever ended it.
+"""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from blocksparse_rnn.config import build
+from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.runs import RunFolder, RunLocked, needs_dense, same_network
+from blocksparse_rnn.slots import Slots, job_command
+from blocksparse_rnn.sweep_table import SweepTable
+
+FAILED = 1
+"""Exit code of a sweep in which a point failed or another process has it."""
+_POLL_SECONDS = 0.2
+_PATIENCE = 30.0  # seconds that jobs get to end after a signal
+_LOCK_PATIENCE = 5.0  # seconds for a job that is being killed to let go of its run
+
+
+@dataclass
+class Job:
+    """A point of a sweep."""
+
+    settings: dict[str, Any]
+    run: RunFolder
+    state: str = "waiting"
+    """waiting, running, finished, failed, busy (another process has it) or dropped (never begun)."""
+    after: list["Job"] = field(default_factory=list)
+    """Dense points that end before this one starts."""
+    attempts: int = 0
+    slot: int | None = None
+    process: subprocess.Popen | None = None
+    locked_since: float | None = None
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.run.path.name
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in ("waiting", "running")
+
+    @property
+    def log(self) -> Path:
+        return self.run.path / "stdout.log"
+
+
+def plan(points: Iterable[dict[str, Any]]) -> list[Job]:
+    """The jobs of a sweep in the order in which they start: dense ones first, no run folder twice."""
+    jobs = {run.path: Job(settings, run) for settings in points for run in [RunFolder.of(settings)]}
+    ordered = sorted(jobs.values(), key=lambda job: job.settings["sparsifier"]["name"] != "none")
+    for job in ordered:
+        if job.run.result() is not None:
+            job.state = "finished"
+        elif needs_dense(job.settings):
+            job.after = [
+                other
+                for other in ordered
+                if other.settings["sparsifier"]["name"] == "none"
+                and same_network(other.settings, job.settings)
+            ]
+    return ordered
+
+
+def show_plan(points: Iterable[dict[str, Any]]) -> None:
+    """Print what would happen to each point; writes nothing."""
+    for job in plan(points):
+        if job.state == "finished":
+            action = "skip"
+        elif job.run.is_locked():
+            action = "busy"
+        else:
+            action = "resume" if job.run.last.is_file() else "new"
+        print(f"{action:6}  {job.run.path}")
+
+
+def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]] = job_command) -> int:
+    """Run all points and report.
+
+    Args:
+        points: resolved and checked settings; launcher settings are the first one's.
+        command: run folder -> program that does its job.
+
+    Returns:
+        The exit code: 0, 1 where a point failed or another process has it, 130 or 143 after a signal.
+
+    Raises:
+        UserError: more slots than GPUs, or the output folder can't be written.
+    """
+    slots: Slots = build(points[0]["launcher"])
+    on_gpu = any(point["trainer"]["accelerator"] != "cpu" for point in points)
+    return _Sweep(plan(points), slots, slots.environments(on_gpu), command).run()
+
+
+class _Sweep:
+    """The loop that starts jobs, watches them and passes signals on."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        slots: Slots,
+        environments: list[dict[str, str]],
+        command: Callable[[Path], list[str]],
+    ) -> None:
+        self.jobs = jobs
+        self.slots = slots
+        self.environments = environments
+        self.command = command
+        self.table = SweepTable(len(environments))
+        self.signal: int | None = None
+        self.stop_at: float | None = None
+
+    def run(self) -> int:
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with self.table:
+                while not all(job.ended for job in self.jobs):
+                    self._collect()
+                    self._start_ready()
+                    self.table.show(self.jobs)
+                    time.sleep(_POLL_SECONDS)
+                self.table.show(self.jobs)
+        finally:
+            for job in self._running():  # an error of ours must not leave them behind
+                job.process.kill()  # type: ignore[union-attr]
+            for signal_number, handler in previous.items():
+                signal.signal(signal_number, handler)
+        self.table.report(self.jobs)
+        if self.signal is not None:
+            print("stopped; the same command goes on from the last checkpoints")
+            return 128 + self.signal
+        return 0 if all(job.state == "finished" for job in self.jobs) else FAILED
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = number
+            self._stop()
+        else:
+            self.stop_at = 0.0  # asked again: no more patience
+
+    def _stop(self) -> None:
+        """Start nothing more, and ask what runs to end."""
+        self.stop_at = time.monotonic() + _PATIENCE
+        for job in self.jobs:
+            if job.state == "waiting":
+                job.state = "dropped"
+        for job in self._running():
+            job.process.send_signal(signal.SIGINT)  # type: ignore[union-attr]
+
+    def _running(self) -> list[Job]:
+        return [job for job in self.jobs if job.state == "running"]
+
+    def _collect(self) -> None:
+        """Look after the running jobs."""
+        for job in self._running():
+            assert job.process is not None
+            if job.process.poll() is not None:
+                self._end(job)
+            elif self.stop_at is not None and time.monotonic() > self.stop_at:
+                job.process.kill()
+
+    def _end(self, job: Job) -> None:
+        assert job.process is not None
+        assert job.process.stdin is not None
+        job.process.stdin.close()
+        job.slot = None
+        if job.run.result() is not None:
+            job.state = "finished"
+        elif self.stop_at is not None:
+            job.state = "dropped"
+        elif job.attempts < self.slots.max_attempts:
+            job.state = "waiting"
+        else:
+            job.state = "failed"
+            job.problem = _last_words(job.log)
+            if self.slots.fail_fast:
+                self._stop()
+
+    def _start_ready(self) -> None:
+        free = set(range(len(self.environments))) - {job.slot for job in self._running()}
+        for job in self.jobs:
+            if not free:
+                return
+            if job.state == "waiting" and all(other.ended for other in job.after):
+                job.slot = min(free)
+                self._start(job)
+                if job.state == "running":
+                    free.remove(job.slot)
+
+    def _start(self, job: Job) -> None:
+        assert job.slot is not None
+        try:
+            with job.run.lock():
+                if job.run.result() is not None:  # another sweep was faster
+                    job.state = "finished"
+                    return
+                job.run.create(job.settings)
+        except RunLocked:
+            # A job that is just being killed holds its lock for a moment.
+            job.locked_since = job.locked_since or time.monotonic()
+            if time.monotonic() - job.locked_since > _LOCK_PATIENCE:
+                job.state, job.problem = "busy", "another process is working on this run"
+            return
+        except UserError as error:
+            job.state, job.problem = "failed", str(error)
+            return
+        job.attempts += 1
+        try:
+            with open(job.log, "ab") as log:
+                job.process = subprocess.Popen(
+                    self.command(job.run.path),
+                    env=self.environments[job.slot],
+                    stdin=subprocess.PIPE,  # closes when we die, whatever kills us
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
+                )
+        except OSError as error:
+            job.state, job.problem = "failed", str(cannot_write(job.log, error))
+            return
+        job.state = "running"
+
+
+def _last_words(log: Path) -> str:
+    """The line of a log that says best why the job failed."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it said nothing"])[-1].removeprefix("error: ").strip()
