@@ -116,7 +116,7 @@ class RunFolder:
         """What result.json says; None while the run is not finished."""
         try:
             return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def create(self, settings: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ class RunFolder:
         """What status.json says; empty where there is none yet."""
         try:
             return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def update_status(self, state: str, **details: Any) -> None:

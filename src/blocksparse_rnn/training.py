@@ -91,10 +91,11 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
         print(f"{run.path}: going on from step {step}")
 
     started = time.monotonic()
-    trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    try:
+        trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     seconds = time.monotonic() - started
-    if trainer.interrupted:
-        raise KeyboardInterrupt
 
     recogniser.load_state_dict(load_weights(run.best))
     for sparsifier in sparsifiers:

@@ -1,0 +1,298 @@
+"""Sweeps: order, slots, and that no point is lost or done twice whatever ends a job or the sweep."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from blocksparse_rnn import slots
+from blocksparse_rnn.command_line import CONF, command_line_problems
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.slots import Slots
+from blocksparse_rnn.sweep import plan, run_sweep
+
+ROOT = CONF.parent
+# A stand-in for a training: notes its environment and when it ran, then does as its run folder is told.
+CHILD = """
+import json, os, pathlib, sys, time
+run = pathlib.Path(sys.argv[1])
+started = time.time()
+attempt = len(list(run.glob("attempt-*")))
+time.sleep(0.15)
+note = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ.get("OMP_NUM_THREADS"),
+        "rank": os.environ.get("RANK"), "started": started, "ended": time.time()}
+(run / f"attempt-{attempt}.json").write_text(json.dumps(note))
+if (run / "fails").exists() and attempt < int((run / "fails").read_text()):
+    print("error: out of luck")
+    sys.exit(1)
+(run / "result.json").write_text(json.dumps({"cer": 0.1, "epochs": 1, "sparsity/prunable": 0.0}))
+"""
+
+
+def stub(run: Path) -> list[str]:
+    return [sys.executable, "-c", CHILD, str(run)]
+
+
+def with_seeds(settings: dict, count: int) -> list[dict]:
+    return [settings | {"seed": seed} for seed in range(count)]
+
+
+def notes(points: list[dict]) -> list[dict]:
+    files = [f for point in points for f in RunFolder.of(point).path.glob("attempt-*.json")]
+    return sorted((json.loads(f.read_text()) for f in files), key=lambda note: note["started"])
+
+
+def fail(point: dict, times: int) -> RunFolder:
+    run = RunFolder.of(point)
+    run.path.mkdir(parents=True)
+    (run.path / "fails").write_text(str(times))
+    return run
+
+
+def test_dense_points_come_first_and_pruned_ones_wait_for_theirs(tone_settings):
+    points = [
+        tone_settings(f"sparsifier={s}", f"seed={seed}") for seed in (0, 1) for s in ("bp", "none", "gl")
+    ]
+    jobs = plan(points)
+    names = [job.settings["sparsifier"]["name"] for job in jobs]
+    assert names == ["none", "none", "bp", "gl", "bp", "gl"]
+    for job in jobs:
+        expected = [jobs[job.settings["seed"]]] if job.settings["sparsifier"]["name"] == "bp" else []
+        assert job.after == expected
+    targeted = plan([tone_settings(), tone_settings("sparsifier=bp", "target_sparsity=0.5")])
+    assert targeted[1].after == []
+
+
+def test_points_that_are_the_same_run_are_one_job(tone_settings):
+    points = [tone_settings(f"sparsifier={s}", f"block={b}") for s in ("none", "bp") for b in (4, 8)]
+    assert len(plan(points)) == 3
+
+
+@pytest.mark.parametrize(("gpus_per_job", "slots_at_once"), [(1, 8), (2, 4)])
+def test_each_of_eight_gpus_has_one_job_at_a_time(tone_settings, monkeypatch, gpus_per_job, slots_at_once):
+    monkeypatch.setattr(slots, "visible_gpus", lambda: [f"GPU-{i}" for i in range(8)])
+    monkeypatch.setenv("RANK", "3")
+    base = tone_settings("trainer.accelerator=auto", f"launcher.gpus_per_job={gpus_per_job}")
+    points = with_seeds(base, 16)
+    assert run_sweep(points, stub) == 0
+    told = notes(points)
+    assert len(told) == 16
+    assert {note["rank"] for note in told} == {None}
+    assert all(len(note["gpus"].split(",")) == gpus_per_job for note in told)
+    assert len({note["gpus"] for note in told}) == slots_at_once
+    for i, note in enumerate(told):
+        for later in told[i + 1 :]:
+            if set(note["gpus"].split(",")) & set(later["gpus"].split(",")):
+                assert later["started"] >= note["ended"]
+
+
+def test_slots_on_a_cpu_share_its_threads(tone_settings, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(slots, "_cores", lambda: 8)
+    points = with_seeds(tone_settings("launcher.slots=3"), 3)
+    assert run_sweep(points, stub) == 0
+    assert [note["threads"] for note in notes(points)] == ["2", "2", "2"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert (
+        Slots(slots=2, gpus_per_job=1, max_attempts=1, fail_fast=False).environments(True)[0][
+            "OMP_NUM_THREADS"
+        ]
+        == "5"
+    )
+
+
+def test_more_slots_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "1", "2"])
+    for wanted, per_job in ((4, 1), (2, 2), (None, 4)):
+        launcher = Slots(slots=wanted, gpus_per_job=per_job, max_attempts=1, fail_fast=False)
+        with pytest.raises(UserError, match="the 3 visible ones"):
+            launcher.environments(on_gpu=True)
+    assert command_line_problems(["launcher.slots=0"]) == ["launcher.slots=0: must be at least 1"]
+
+
+def test_a_failure_stands_alone_and_is_reported(tone_settings, capsys):
+    points = with_seeds(tone_settings(), 3)
+    failing = fail(points[1], times=9)
+    assert run_sweep(points, stub) == 1
+    assert [RunFolder.of(point).result() is not None for point in points] == [True, False, True]
+    shown = capsys.readouterr()
+    assert f"failed   {failing.path.name}: out of luck" in shown.out
+    assert f"failed: {failing.path}: out of luck" in shown.err
+    assert f"again: python -m blocksparse_rnn.job {failing.path}" in shown.err
+    assert "2 finished, 1 failed" in shown.out
+
+    (failing.path / "fails").unlink()
+    assert run_sweep(points, stub) == 0  # the same again does only what is left
+    assert [len(list(RunFolder.of(p).path.glob("attempt-*"))) for p in points] == [1, 2, 1]
+
+
+def test_attempts_are_repeated_as_often_as_asked(tone_settings):
+    points = with_seeds(tone_settings("launcher.max_attempts=3"), 2)
+    fail(points[0], times=2)
+    assert run_sweep(points, stub) == 0
+    fewer = [tone_settings("seed=7", "launcher.max_attempts=2")]
+    fail(fewer[0], times=2)
+    assert run_sweep(fewer, stub) == 1
+
+
+def test_fail_fast_starts_nothing_more(tone_settings):
+    points = with_seeds(tone_settings("launcher.fail_fast=true"), 3)
+    fail(points[0], times=1)
+    assert run_sweep(points, stub) == 1
+    assert len(notes(points)) == 1
+
+
+def test_a_run_that_another_process_has_is_left_to_it(tone_settings, monkeypatch, capsys):
+    monkeypatch.setattr("blocksparse_rnn.sweep._LOCK_PATIENCE", 0.5)
+    points = with_seeds(tone_settings(), 2)
+    with RunFolder.of(points[0]).lock():
+        assert run_sweep(points, stub) == 1
+    assert len(notes(points)) == 1
+    assert "another process is working on this run" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written_fails_in_one_line(tone_settings, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run_sweep([tone_settings(f"outputs={tmp_path / 'file'}")], stub) == 1
+    assert "cannot write" in capsys.readouterr().err
+
+
+# The real thing, through the command line.
+
+
+@pytest.fixture
+def command(tones, tmp_path):
+    data = [f"data.{split}={path}" for split, path in tones.items()]
+    options = ["scale=mini", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]
+    where = [f"outputs={tmp_path / 'outputs'}", "trainer.accelerator=cpu", "launcher.slots=2"]
+    return [sys.executable, str(ROOT / "src/train.py"), "-m", *options, *where, *data]
+
+
+def run(command: list[str], *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*command, *more], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+
+
+def results(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "outputs").glob("*/result.json"))
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def pids(tmp_path: Path) -> list[int]:
+    """Processes of the jobs that have saved a checkpoint."""
+    folders = [path.parents[1] for path in (tmp_path / "outputs").glob("*/checkpoints/last.ckpt")]
+    return [json.loads((folder / "status.json").read_text())["pid"] for folder in folders]
+
+
+def test_a_sweep_runs_to_the_end_and_again_skips_everything(command, tmp_path):
+    sweep = ["sparsifier=none,bp", "block=4,8", "trainer.max_epochs=3", "schedule.freq=1"]
+    planned = run(command, *sweep, "dry_run=true")
+    assert [line.split()[0] for line in planned.stdout.splitlines()] == ["new"] * 3
+    assert not (tmp_path / "outputs").exists()
+
+    first = run(command, *sweep)
+    assert first.returncode == 0, first.stderr
+    assert "3 finished" in first.stdout
+    told = {path.parent.name: json.loads(path.read_text()) for path in results(tmp_path)}
+    dense = next(name for name in told if "dense" in name)
+    assert {r.get("q_source") for r in told.values()} == {None, f"dense run {dense}"}
+    assert len({r["sweep"] for r in told.values()}) == 1
+    times = [path.stat().st_mtime for path in results(tmp_path)]
+
+    again = run(command, *sweep)
+    assert again.returncode == 0
+    assert [path.stat().st_mtime for path in results(tmp_path)] == times
+    planned = run(command, *sweep, "dry_run=true")
+    assert [line.split()[0] for line in planned.stdout.splitlines()] == ["skip"] * 3
+
+
+@pytest.mark.parametrize("victim", ["job", "sweep"])
+def test_after_kill_9_the_same_command_ends_with_every_point_done_once(command, tmp_path, victim):
+    sweep = [*command, "seed=1,2", "trainer.max_epochs=30", "sparsifier=bp", "target_sparsity=0.5"]
+    process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(pids(tmp_path)) == 2)
+    jobs = pids(tmp_path)
+    if victim == "job":
+        os.kill(jobs[0], signal.SIGKILL)
+        assert process.wait(120) == 1
+        assert len(results(tmp_path)) == 1
+    else:
+        process.kill()
+        process.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in jobs), 10)
+        assert results(tmp_path) == []
+    done = run(sweep)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [json.loads(path.read_text()) for path in results(tmp_path)]
+    assert Counter(r["seed"] for r in told) == {1: 1, 2: 1}
+    assert any(r["resumed"] for r in told)
+
+
+def test_ctrl_c_ends_all_jobs_and_leaves_them_resumable(command, tmp_path):
+    sweep = [*command, "seed=1,2,3", "trainer.max_epochs=400"]
+    process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: len(pids(tmp_path)) == 2)
+    jobs = pids(tmp_path)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in shown
+    assert "Traceback" not in shown
+    assert not any(Path(f"/proc/{pid}").exists() for pid in jobs)
+    states = [json.loads(f.read_text())["state"] for f in (tmp_path / "outputs").glob("*/status.json")]
+    assert states == ["stopped", "stopped"]
+    planned = run(sweep, "dry_run=true")
+    assert sorted(line.split()[0] for line in planned.stdout.splitlines()) == ["new", "resume", "resume"]
+
+
+def test_two_sweeps_at_once_do_every_point_once(command, tmp_path):
+    sweep = [*command, "seed=1,2,3,4", "trainer.max_epochs=12"]
+    both = [
+        subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
+    ]
+    shown = [process.communicate(timeout=180)[0] for process in both]
+    assert len(results(tmp_path)) == 4, shown
+    logs = [path.with_name("stdout.log").read_text() for path in results(tmp_path)]
+    assert all(log.count("epoch 12,") == 1 for log in logs)
+
+
+def test_a_mistake_in_any_point_stops_the_sweep_before_the_first(command, tmp_path):
+    done = run(command, "seed=1,2", "block=4,3", "sparsifier=bp")
+    assert done.returncode == 2
+    assert "block=3x3: 3 rows do not divide" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_sweep_files_compose_and_are_checked():
+    for file in (ROOT / "sweeps").glob("*.yaml"):
+        command = [
+            sys.executable,
+            str(ROOT / "src/train.py"),
+            "-m",
+            "-cd",
+            str(file.parent),
+            "-cn",
+            file.stem,
+        ]
+        done = run(command, "dry_run=true", "outputs=nowhere")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("new ") > 1
+    wrong = run(
+        [sys.executable, str(ROOT / "src/train.py"), "-m", "-cd", str(ROOT / "sweeps"), "-cn", "demmo"]
+    )
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: --config-name demmo: ")
