@@ -75,6 +75,8 @@ def test_ranges_that_only_constructors_know_are_checked_too():
         ("summary.py", ["width=0"], "width=0: must be greater than 0"),
         ("transcribe.py", ["nowhere", "a.wav"], "nowhere: no run folder"),
         ("transcribe.py", ["nowhere"], "nothing to transcribe"),
+        ("report.py", ["nowhere"], "nowhere: there is no such folder"),
+        ("report.py", ["."], "no finished run in it"),
     ],
 )
 def test_programs_answer_mistakes_without_a_traceback(program, arguments, message, tmp_path):
@@ -98,6 +100,7 @@ FLOORS = [
         "slots",
         "sweep",
         "sweep_table",
+        "report",
         "job",
         "checkpoints",
         "loggers",

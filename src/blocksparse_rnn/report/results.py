@@ -1,0 +1,172 @@
+"""Finished runs as rows: error rates, sparsity, and how they compare with dense runs."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runs import RunFolder
+
+REFERENCE_WIDTH = {("paper", "rnn"): 1760, ("paper", "gru"): 2560, ("mini", "rnn"): 440, ("mini", "gru"): 640}
+"""Width of each family's dense reference row, by scale; 1760 and 2560 are the paper's."""
+_ORDER = ("none", "bp", "glp", "gl")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what was chosen and what came out."""
+
+    settings: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def model(self) -> tuple[str, int]:
+        return self.settings["model"]["cell"], self.settings["width"]
+
+    @property
+    def sparsifier(self) -> str:
+        return self.settings["sparsifier"]["name"]
+
+    @property
+    def block(self) -> str:
+        block = str(self.settings["block"])
+        return "" if self.sparsifier == "none" else block if "x" in block else f"{block}x{block}"
+
+    @property
+    def group(self) -> str:
+        """What runs must share to be compared: scale, data and length of training."""
+        data = {k: v for k, v in self.settings["data"].items() if k not in ("folder", "workers", "_target_")}
+        if "hours" in data:
+            low, high = data["snr_db"]
+            speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g}-{high:g} dB SNR"
+            if data["seed"]:
+                speech += f", corpus {data['seed']}"
+        else:
+            speech = str(data.get("train", data))
+        trainer = self.settings["trainer"]
+        limits = [f"{trainer['max_epochs']} epochs"]
+        limits += [f"at most {trainer['max_steps']} steps"] if trainer["max_steps"] > 0 else []
+        limits += [f"at most {trainer['max_time']}"] if trainer["max_time"] else []
+        return f"{self.settings['scale']['name']} scale, {speech}, {', '.join(limits)}"
+
+    @property
+    def choices(self) -> str:
+        """Everything that identifies the run besides its seed and data."""
+        return json.dumps(
+            [self.model, self.settings["sparsifier"], self.settings["optimizer"]], sort_keys=True
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: one point, over its seeds. Rates are fractions."""
+
+    group: str
+    cell: str
+    width: int
+    sparsifier: str
+    block: str
+    seeds: tuple[int, ...]
+    cer: float
+    cer_deviation: float | None
+    """Standard deviation over seeds; None for a single one."""
+    wer: float
+    sparsity: float
+    prunable_sparsity: float
+    nonzero: float
+    perf: float | None
+    """(reference - CER) / reference against the family's dense reference row; None without one."""
+    against_dense: float | None
+    """The same against the dense run of the same width."""
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Every finished run below some folders, and a line for each run that is not finished.
+
+    Raises:
+        UserError: a folder doesn't exist, or none holds a finished run.
+    """
+    runs: list[Run] = []
+    others: list[str] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder; give one with runs, such as outputs/")
+        for config in sorted(folder.rglob("config.yaml")):
+            run = RunFolder(config.parent)
+            try:
+                result = run.result()
+                if result is None:
+                    others.append(f"{run.path}: {run.status().get('state', 'not started')}")
+                elif "cer" in result and "sparsifier" in (settings := run.settings()):
+                    runs.append(Run(settings, result))
+            except (ValueError, OSError) as error:
+                others.append(f"{run.path}: unreadable ({str(error).splitlines()[0]})")
+    if not runs:
+        named = ", ".join(map(str, folders))
+        raise UserError(f"{named}: no finished run in it ({len(others)} others); train one with src/train.py")
+    return runs, others
+
+
+def rows_of(runs: list[Run]) -> list[Row]:
+    """The table's rows in order: by data, family, dense first, width, sparsifier, block."""
+    points: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        points.setdefault((run.group, run.choices), []).append(run)
+    rows = [_row(point, runs) for point in points.values()]
+    return sorted(rows, key=_order)
+
+
+def _order(row: Row) -> tuple:
+    block = [int(side) for side in row.block.split("x")] if row.block else []
+    return row.group, row.cell != "rnn", row.width, _ORDER.index(row.sparsifier), block, row.seeds
+
+
+def _row(point: list[Run], runs: list[Run]) -> Row:
+    first = point[0]
+    cell, width = first.model
+    cers = [run.result["cer"] for run in point]
+    mean = {
+        key: statistics.mean(run.result[key] for run in point)
+        for key in ("wer", "sparsity/total", "sparsity/prunable")
+    }
+    cer = statistics.mean(cers)
+    reference = REFERENCE_WIDTH.get((first.settings["scale"]["name"], cell))
+    return Row(
+        group=first.group,
+        cell=cell,
+        width=width,
+        sparsifier=first.sparsifier,
+        block=first.block,
+        seeds=tuple(sorted(run.settings["seed"] for run in point)),
+        cer=cer,
+        cer_deviation=statistics.stdev(cers) if len(cers) > 1 else None,
+        wer=mean["wer"],
+        sparsity=mean["sparsity/total"],
+        prunable_sparsity=mean["sparsity/prunable"],
+        nonzero=statistics.mean(run.result["parameters"]["nonzero"] for run in point),
+        perf=_relative(cer, _dense_cer(runs, first.group, (cell, reference), seeds=None)),
+        against_dense=_relative(
+            cer, _dense_cer(runs, first.group, first.model, {run.settings["seed"] for run in point})
+        ),
+    )
+
+
+def _dense_cer(
+    runs: list[Run], group: str, model: tuple[str, int | None], seeds: set[int] | None
+) -> float | None:
+    """Mean CER of the dense runs of a model on the same data, of the same seeds where those exist."""
+    dense = {
+        run.settings["seed"]: run.result["cer"]
+        for run in runs
+        if run.sparsifier == "none" and run.group == group and run.model == model
+    }
+    if seeds is not None and seeds <= set(dense):
+        dense = {seed: dense[seed] for seed in seeds}
+    return statistics.mean(dense.values()) if dense else None
+
+
+def _relative(cer: float, reference: float | None) -> float | None:
+    return (reference - cer) / reference if reference else None

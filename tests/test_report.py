@@ -1,0 +1,147 @@
+"""Reports over run folders: figures worked by hand, and nothing invented."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from matplotlib import image
+
+from blocksparse_rnn.command_line import CONF
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.report.results import read_runs, rows_of
+from blocksparse_rnn.report.table import as_markdown, as_text
+
+REPORT = CONF.parent / "src" / "report.py"
+
+
+def write_run(
+    folder: Path, cer: float | None, width=440, sparsifier="none", block=4, seed=0, hours=1.5, **changes
+):
+    """A run folder with what a report reads; without a CER it is unfinished."""
+    path = folder / f"{width}-{sparsifier}-{block}-{seed}-{hours}"
+    path.mkdir(parents=True)
+    settings = {
+        "model": {"cell": "rnn"},
+        "width": width,
+        "block": block,
+        "seed": seed,
+        "sparsifier": {"name": sparsifier, "block": None if sparsifier == "none" else block},
+        "optimizer": {"lr": 0.1},
+        "scale": {"name": "mini"},
+        "trainer": {"max_epochs": 12, "max_steps": -1, "max_time": None},
+        "data": {"hours": hours, "vocabulary": 300, "snr_db": [30.0, 40.0], "seed": 0, "folder": str(folder)},
+    }
+    (path / "config.yaml").write_text(yaml.safe_dump(settings | changes))
+    if cer is None:
+        (path / "status.json").write_text(json.dumps({"state": "failed"}))
+        return path
+    sparse = sparsifier != "none"
+    result = {
+        "cer": cer,
+        "wer": 3 * cer,
+        "sparsity/total": 0.85 if sparse else 0.0,
+        "sparsity/prunable": 0.9 if sparse else 0.0,
+        "parameters": {"nonzero": 471_000 if sparse else 4_244_000},
+    }
+    (path / "result.json").write_text(json.dumps(result))
+    return path
+
+
+def rows(folder: Path):
+    return rows_of(read_runs([folder])[0])
+
+
+def test_perf_is_against_the_reference_width_and_the_loss_against_the_same(tmp_path):
+    write_run(tmp_path, 0.040)
+    write_run(tmp_path, 0.060, width=176)
+    write_run(tmp_path, 0.150, width=176, sparsifier="bp")
+    write_run(tmp_path, 0.050, width=640, sparsifier="glp", block="8x2")
+    dense, narrow, pruned, wide = sorted(
+        rows(tmp_path), key=lambda row: (row.width != 440, row.width, row.cer)
+    )
+    assert dense.perf == dense.against_dense == 0
+    assert narrow.perf == pytest.approx((0.04 - 0.06) / 0.04)
+    assert pruned.perf == pytest.approx((0.04 - 0.15) / 0.04)
+    assert pruned.against_dense == pytest.approx((0.06 - 0.15) / 0.06)
+    assert wide.perf == pytest.approx(-0.25)
+    assert wide.against_dense is None
+    assert (wide.block, pruned.block, dense.block) == ("8x2", "4x4", "")
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(tmp_path):
+    for seed, cer in enumerate((0.04, 0.05, 0.06)):
+        write_run(tmp_path, cer, seed=seed)
+    for seed, cer in ((0, 0.10), (2, 0.20)):
+        write_run(tmp_path, cer, sparsifier="bp", seed=seed)
+    dense, pruned = rows(tmp_path)
+    assert dense.seeds == (0, 1, 2)
+    assert dense.cer == pytest.approx(0.05)
+    assert dense.cer_deviation == pytest.approx(0.01)
+    assert pruned.seeds == (0, 2)
+    assert pruned.cer == pytest.approx(0.15)
+    assert pruned.against_dense == pytest.approx((0.05 - 0.15) / 0.05)  # of seeds 0 and 2 alone
+
+
+def test_runs_on_other_data_are_not_compared(tmp_path):
+    write_run(tmp_path, 0.04)
+    write_run(tmp_path, 0.10, sparsifier="bp", hours=3.0)
+    shown = rows(tmp_path)
+    assert [row.perf for row in shown] == [0, None]
+    text = as_text(shown)
+    assert "mini scale, 1.5 h of synthetic speech, 300 words, 30-40 dB SNR, 12 epochs" in text
+    assert "mini scale, 3 h of synthetic speech" in text
+
+
+def test_the_markdown_of_a_small_table(tmp_path):
+    write_run(tmp_path, 0.04)
+    write_run(tmp_path, 0.05, sparsifier="bp")
+    lines = as_markdown(rows(tmp_path)).splitlines()
+    assert lines[2].startswith("| model | sparsifier | block | seeds | CER % |")
+    assert lines[4] == "| rnn 440 | dense | - | 0 | 4.00 | 12.0 | 0.0 | 0.0 | 4.244 M | 0.0 | 0.0 |"
+    assert lines[5] == "| rnn 440 | bp | 4x4 | 0 | 5.00 | 15.0 | 85.0 | 90.0 | 0.471 M | -25.0 | -25.0 |"
+
+
+def test_rows_stand_in_order(tmp_path):
+    for sparsifier, block in (("glp", 4), ("bp", 16), ("bp", "8x2"), ("bp", 4), ("none", 4)):
+        write_run(tmp_path, 0.1, sparsifier=sparsifier, block=block)
+    write_run(tmp_path, 0.1, width=176)
+    order = [(row.width, row.sparsifier, row.block) for row in rows(tmp_path)]
+    blocks = [("none", ""), ("bp", "4x4"), ("bp", "8x2"), ("bp", "16x16"), ("glp", "4x4")]
+    assert order == [(176, "none", ""), *((440, *each) for each in blocks)]
+
+
+def test_runs_that_did_not_finish_are_named(tmp_path):
+    write_run(tmp_path, 0.04)
+    write_run(tmp_path, None, sparsifier="bp")
+    broken = write_run(tmp_path, 0.05, sparsifier="glp")
+    (broken / "result.json").write_text("{")
+    runs, others = read_runs([tmp_path])
+    assert len(runs) == 1
+    assert [re.sub(r".*: ", "", line) for line in sorted(others)][0] == "failed"
+    assert any("unreadable" in line for line in others)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no finished run"):
+        read_runs([tmp_path / "empty"])
+
+
+def test_the_program_writes_a_page_and_a_picture(tmp_path):
+    for width in (176, 440):
+        write_run(tmp_path / "runs", 0.04, width=width)
+        for block in (4, 16):
+            write_run(tmp_path / "runs", 0.1, width=width, sparsifier="bp", block=block)
+    command = [sys.executable, str(REPORT), str(tmp_path / "runs"), "--out", str(tmp_path / "report")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "rnn 176  bp          16x16" in done.stdout
+    assert "(cer-sparsity.png)" in (tmp_path / "report" / "report.md").read_text()
+    height, width, _ = image.imread(tmp_path / "report" / "cer-sparsity.png").shape
+    assert 1000 < width < 2000
+    assert 500 < height < 1500
+    (tmp_path / "file").write_text("")
+    done = subprocess.run([*command[:-1], str(tmp_path / "file")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot write")
