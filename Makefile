@@ -18,9 +18,10 @@ help: ## this list
 env: ## .venv with all that requirements.lock names; every target below does this by itself
 	@$(PYTHON) install.py
 
-demo: env ## half an hour of synthetic speech, a small dense RNN, three transcripts
-	$(PY) src/train.py experiment=demo
-	$(PY) src/transcribe.py $$(ls -dt outputs/demo/*/ | head -1) --split test --limit 3
+demo: env ## half an hour of synthetic speech, a sweep of small RNNs, a table and a picture, three transcripts
+	$(PY) src/train.py -m -cd sweeps -cn demo
+	$(PY) src/report.py outputs/demo --out outputs/demo
+	$(PY) src/transcribe.py $$(ls -d outputs/demo/rnn-128-dense-*/ | head -1) --split test --limit 3
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -16,14 +16,20 @@ from omegaconf import DictConfig
 from blocksparse_rnn import cli
 from blocksparse_rnn.command_line import check_command_line
 from blocksparse_rnn.config import resolve
+from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.sweep import show_plan
 from blocksparse_rnn.training import train
+
+mistakes: list[UserError] = []
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Train the one point that Hydra composed; with -m, launcher=slots has each point trained."""
-    train(resolve(cfg))
+    try:
+        train(resolve(cfg))
+    except UserError as error:
+        mistakes.append(error)  # raised here, Hydra would put a line of its own before ours
 
 
 def program() -> None:
@@ -33,6 +39,8 @@ def program() -> None:
         show_plan([resolve(point) for point in points])
     else:
         main()
+    if mistakes:
+        raise mistakes[0]
 
 
 if __name__ == "__main__":

@@ -88,6 +88,15 @@ def test_programs_answer_mistakes_without_a_traceback(program, arguments, messag
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mistake_found_while_training_is_one_line_and_nothing_else(tmp_path):
+    data = [f"data.{split}={tmp_path / 'missing.jsonl'}" for split in ("train", "dev", "test")]
+    command = [sys.executable, str(SRC / "train.py"), "scale=mini", "data=manifest", "logger=csv", *data]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
 FLOORS = [
     {"errors", "files", "text", "decode", "metrics", "counts", "blocks", "schedule"},
     {"features", "models", "data", "optimizers", "sparsifiers"},

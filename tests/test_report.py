@@ -1,7 +1,6 @@
 """Reports over run folders: figures worked by hand, and nothing invented."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +120,7 @@ def test_runs_that_did_not_finish_are_named(tmp_path):
     (broken / "result.json").write_text("{")
     runs, others = read_runs([tmp_path])
     assert len(runs) == 1
-    assert [re.sub(r".*: ", "", line) for line in sorted(others)][0] == "failed"
+    assert any(line.endswith(": failed") for line in others)
     assert any("unreadable" in line for line in others)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no finished run"):

@@ -1,6 +1,8 @@
 """Whole trainings on tones: they learn, repeat to the bit, go on after a stop, and tell what happened."""
 
 import csv
+import errno
+import io
 import json
 import os
 import subprocess
@@ -8,9 +10,10 @@ import sys
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blocksparse_rnn import training
-from blocksparse_rnn.checkpoints import Checkpoints, load_weights
+from blocksparse_rnn.checkpoints import Checkpoints, DurableCheckpointIO, load_weights
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
@@ -159,6 +162,31 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tone_settings, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*choose another folder"):
         training.train(tone_settings(f"outputs={tmp_path / 'file'}"))
+
+
+def test_a_disk_that_fills_up_during_a_checkpoint_is_one_line(tmp_path, monkeypatch):
+    class FullDisk(io.BytesIO):
+        def write(self, data) -> int:
+            if self.tell() + len(data) > 100_000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr("builtins.open", lambda *_, **__: FullDisk())
+    path = tmp_path / "last.ckpt"
+    with pytest.raises(
+        UserError, match=r"cannot write .*last.ckpt: No space left on device; free some space"
+    ):
+        DurableCheckpointIO().save_checkpoint({"weights": torch.randn(1000, 1000)}, path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_gets_the_metrics(tone_settings):
+    settings = tone_settings("logger=tensorboard", "trainer.max_steps=2")
+    result = training.train(settings)
+    events = EventAccumulator(str(RunFolder.of(settings).path / "tensorboard"))
+    events.Reload()
+    [logged] = events.Scalars("test/cer")
+    assert logged.value == pytest.approx(result["cer"])
 
 
 def test_a_damaged_checkpoint_is_one_line(tone_settings):

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,7 +22,31 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         with durable_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+            written = _Written(file)
+            try:
+                torch.save(checkpoint, written)  # type: ignore[arg-type]
+            except RuntimeError:
+                if written.error is None:
+                    raise
+                raise written.error from None
+
+
+class _Written:
+    """A file that remembers why writing failed: torch's zip writer forgets it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 class Checkpoints(pl.Callback):
