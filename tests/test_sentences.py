@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 
 from blocksparse_rnn.data.sentences import MAX_VOCABULARY, MAX_WORDS, MIN_WORDS, RULES, WORDS, Grammar
-from blocksparse_rnn.data.synth import _FORMAT, draw_sentence, sentence_split, unseen_trigrams
+from blocksparse_rnn.data.speaker import FORMAT, draw_sentence, sentence_split, unseen_trigrams
 from blocksparse_rnn.errors import UserError
 
 
@@ -84,5 +84,5 @@ def test_unseen_trigrams_by_hand():
 def test_sentences_change_only_together_with_the_format_of_the_corpus():
     grammar, rng = Grammar(300), random.Random(0)
     said = "\n".join(draw_sentence(grammar, "train", rng) for _ in range(1000))
-    # Other sentences? Raise `_FORMAT`, or corpora that lie on disk would be taken for the new ones.
-    assert (_FORMAT, zlib.crc32(said.encode())) == (1, 3590866640)
+    # Other sentences? Raise `FORMAT`, or corpora that lie on disk would be taken for the new ones.
+    assert (FORMAT, zlib.crc32(said.encode())) == (1, 3590866640)

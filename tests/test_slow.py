@@ -22,10 +22,22 @@ def test_unseen_voices_are_understood(model, width, limit, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_sweep_command_runs_at_paper_scale_on_a_cpu(tmp_path):
-    options = ["-m", "model=gru", "width=2560,3584", "trainer.max_steps=2", "data.hours=0.02", "logger=csv"]
-    folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}"]
+def test_a_pruned_recogniser_still_understands(tmp_path):
+    options = ["experiment=almost_clean", "model=rnn", "width=176", "sparsifier=bp", "block=4", "logger=csv"]
+    folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}", "target_sparsity=0.9"]
     subprocess.run([sys.executable, str(ROOT / "src/train.py"), *options, *folders], check=True)
+    [path] = (tmp_path / "outputs").glob("*/result.json")
+    result = json.loads(path.read_text())
+    assert result["cer"] <= 0.18
+    assert 0.895 <= result["sparsity/prunable"] <= 0.905
+
+
+@pytest.mark.slow
+def test_the_sweep_command_runs_at_paper_scale_on_a_cpu(tmp_path):
+    options = ["-m", "model=gru", "width=2560,3584", "sparsifier=glp", "block=4,16,32", "logger=csv"]
+    short = ["trainer.max_steps=2", "data.hours=0.02"]
+    folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}"]
+    subprocess.run([sys.executable, str(ROOT / "src/train.py"), *options, *short, *folders], check=True)
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("*/result.json")]
-    assert sorted(r["parameters"]["total"] for r in results) == [115_310_333, 220_054_269]
-    assert all(r["steps"] == 2 for r in results)
+    assert sorted(r["parameters"]["total"] for r in results) == [115_310_333] * 3 + [220_054_269] * 3
+    assert all(r["steps"] == 2 and r["pruning"].startswith("nothing pruned") for r in results)

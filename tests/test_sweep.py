@@ -220,7 +220,7 @@ def test_a_sweep_runs_to_the_end_and_again_skips_everything(command, tmp_path):
     assert [line.split()[0] for line in planned.stdout.splitlines()] == ["skip"] * 3
 
 
-@pytest.mark.parametrize("victim", ["job", "sweep"])
+@pytest.mark.parametrize("victim", [pytest.param("job", marks=pytest.mark.slow), "sweep"])
 def test_after_kill_9_the_same_command_ends_with_every_point_done_once(command, tmp_path, victim):
     sweep = [*command, "seed=1,2", "trainer.max_epochs=30", "sparsifier=bp", "target_sparsity=0.5"]
     process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -259,6 +259,7 @@ def test_ctrl_c_ends_all_jobs_and_leaves_them_resumable(command, tmp_path):
     assert sorted(line.split()[0] for line in planned.stdout.splitlines()) == ["new", "resume", "resume"]
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_do_every_point_once(command, tmp_path):
     sweep = [*command, "seed=1,2,3,4", "trainer.max_epochs=12"]
     both = [

@@ -17,7 +17,8 @@ import soundfile
 
 from blocksparse_rnn.data import synth
 from blocksparse_rnn.data.espeak import MEN, WOMEN, Espeak
-from blocksparse_rnn.data.synth import Recipe, Speaker, SynthSpeech, noise, resample, split_variants
+from blocksparse_rnn.data.speaker import Recipe, Speaker, noise, resample, split_variants
+from blocksparse_rnn.data.synth import SynthSpeech
 from blocksparse_rnn.errors import UserError
 
 RECIPE = Recipe(

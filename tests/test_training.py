@@ -202,7 +202,15 @@ def test_wandb_offline_without_a_key_has_group_settings_and_result(tones, tmp_pa
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"}
     data = [f"data.{split}={path}" for split, path in tones.items()]
-    options = ["scale=mini", "width=16", "data=manifest", "batch=8", "trainer.max_steps=2", "sweep=pilot"]
+    options = [
+        "scale=mini",
+        "width=16",
+        "data=manifest",
+        "batch=8",
+        "trainer.max_steps=2",
+        "sweep=pilot",
+        "sparsifier=bp",
+    ]
     command = [sys.executable, str(TRAIN), *options, *data, f"outputs={tmp_path / 'outputs'}", "logger=wandb"]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
@@ -221,3 +229,4 @@ def test_wandb_offline_without_a_key_has_group_settings_and_result(tones, tmp_pa
     )
     result = json.loads((run_path / "result.json").read_text())
     assert json.loads(summary.stdout)["summary"]["test/cer"] == pytest.approx(result["cer"])
+    assert list(run_path.rglob("media/images/masks*.png"))

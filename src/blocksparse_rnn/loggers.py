@@ -82,7 +82,7 @@ def wandb_logger(
         settings: logged in full.
         project: W&B project.
         entity: W&B user or team; null for the key's own.
-        tags: tags of the run, besides model and scale.
+        tags: tags of the run, besides model, scale and sparsifier.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -102,7 +102,12 @@ def wandb_logger(
             mode="offline" if offline else "online",
             group=settings["sweep"],
             job_type=settings["model"]["cell"],
-            tags=[settings["model"]["cell"], settings["scale"]["name"], *tags],
+            tags=[
+                settings["model"]["cell"],
+                settings["scale"]["name"],
+                settings["sparsifier"]["name"],
+                *tags,
+            ],
             config=settings,
             settings=wandb.Settings(init_timeout=30, x_disable_stats=offline),
         )

@@ -3,92 +3,44 @@
 An utterance depends on the settings, its split and its index alone, so any number of workers makes
 the same corpus. A corpus is built once, in a temporary folder that takes its final name when it is
 complete, and checked on every later start.
-
-S samples.
 """
 
 import contextlib
 import dataclasses
 import difflib
 import fcntl
-import hashlib
-import io
-import itertools
 import json
-import math
 import os
-import pickle
-import queue
-import random
 import shutil
-import subprocess
 import sys
 import zlib
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from blocksparse_rnn.data.espeak import ACCENTS, MEN, WOMEN, Espeak
+from blocksparse_rnn.data.espeak import ACCENTS, MEN, WOMEN
 from blocksparse_rnn.data.manifest import Utterance, manifest_line, read_manifest
 from blocksparse_rnn.data.sentences import Grammar
+from blocksparse_rnn.data.speaker import (
+    FORMAT,
+    SAMPLE_RATE,
+    Recipe,
+    Spoken,
+    split_variants,
+    unseen_trigrams,
+)
+from blocksparse_rnn.data.speaker_workers import SpeakerWorkers, in_order
 from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import durable_file, flush_folder
 
-SAMPLE_RATE = 16000
 SPLITS = ("train", "dev", "test")
 
-# Part of a corpus's hash; raise it when the same settings begin to give other sentences or samples.
-_FORMAT = 1
 _MAX_HOURS = 1000
-_MAX_HELD_OUT_HOURS = 0.5
 _MIN_VOICES = 6  # a woman and a man for each split
-_SPEECH_DB = (-30.0, -20.0)  # loudness of the speech before noise, relative to full scale
-_SILENCE = (0.05, 0.3)  # seconds before and after the speech
-_PEAK = 0.95
-_NOISE_SLOPES = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls as 1 / frequency ** slope
-_CHUNK = 8  # utterances a worker makes at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All settings that a corpus depends on; ranges are (lowest, highest)."""
-
-    hours: float
-    vocabulary: int
-    accents: tuple[str, ...]
-    voices: int
-    snr_db: tuple[float, ...]
-    rate_wpm: tuple[int, ...]
-    pitch: tuple[int, ...]
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of the corpus folder: readable, and unique to the settings."""
-        settings = json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
-        return f"synth-{self.hours:g}h-{self.vocabulary}w-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
-
-    def seconds(self, split: str) -> float:
-        """Wanted length of a split: dev and test are a tenth of train, half an hour at most."""
-        hours = self.hours if split == "train" else min(self.hours / 10, _MAX_HELD_OUT_HOURS)
-        return 3600 * hours
-
-
-class Spoken(NamedTuple):
-    """An utterance on its way from a worker to the disk."""
-
-    text: str
-    samples: int
-    flac: bytes
 
 
 class SynthSpeech:
@@ -179,7 +131,7 @@ class SynthSpeech:
         total_hours = sum(self.recipe.seconds(split) for split in SPLITS) / 3600
         with (
             ThreadPoolExecutor(self.workers) as threads,
-            _Workers(self.recipe, self.workers) as workers,
+            SpeakerWorkers(self.recipe, self.workers) as workers,
             tqdm(
                 desc="speaking",
                 total=total_hours,
@@ -188,7 +140,7 @@ class SynthSpeech:
             ) as bar,
         ):
             return {
-                split: self._write_split(split, folder, _in_order(workers, threads, split), bar)
+                split: self._write_split(split, folder, in_order(workers, threads, split), bar)
                 for split in SPLITS
             }
 
@@ -216,7 +168,7 @@ class SynthSpeech:
     def _describe(self, folder: Path, texts: dict[str, list[str]]) -> None:
         manifests = {f"{split}.jsonl": (folder / f"{split}.jsonl").read_bytes() for split in SPLITS}
         about = {
-            "settings": {"format": _FORMAT, **dataclasses.asdict(self.recipe)},
+            "settings": {"format": FORMAT, **dataclasses.asdict(self.recipe)},
             "espeakng_loader": version("espeakng-loader"),
             "utterances": {split: len(said) for split, said in texts.items()},
             "variants": split_variants(self.recipe.voices),
@@ -263,216 +215,6 @@ def _range_problems(name: str, values: tuple[float, ...], lowest: int, highest: 
         yield f"{shown}: both must be from {lowest} to {highest}"
     elif values[0] > values[1]:
         yield f"{shown}: the first must not exceed the second"
-
-
-def split_variants(voices: int) -> dict[str, list[str]]:
-    """Share the first `voices` variants out: an eighth, at least two, each for dev and test.
-
-    Every split has women and men.
-    """
-    women = WOMEN[: voices // 2]
-    men = MEN[: voices - len(women)]
-    held_out = max(2, voices // 8)
-    w = held_out // 2
-    m = held_out - w
-    return {
-        "train": women[2 * w :] + men[2 * m :],
-        "dev": women[w : 2 * w] + men[m : 2 * m],
-        "test": women[:w] + men[:m],
-    }
-
-
-def sentence_split(sentence: str) -> str:
-    """The split that a sentence belongs to, by its hash: none is ever in two of them."""
-    return {0: "dev", 1: "test"}.get(zlib.crc32(sentence.encode()) % 10, "train")
-
-
-def draw_sentence(grammar: Grammar, split: str, rng: random.Random) -> str:
-    """Draw a sentence that belongs to `split`."""
-    while True:
-        sentence = grammar.sentence(rng)
-        if sentence_split(sentence) == split:
-            return sentence
-
-
-def unseen_trigrams(sentences: Iterable[str], seen: Iterable[str]) -> float:
-    """Share of the word trigrams of `sentences` that no sentence of `seen` has."""
-    known = {trigram for sentence in seen for trigram in _trigrams(sentence)}
-    unseen = [trigram not in known for sentence in sentences for trigram in _trigrams(sentence)]
-    return sum(unseen) / len(unseen)
-
-
-def _trigrams(sentence: str) -> Iterator[tuple[str, str, str]]:
-    words = sentence.split()
-    return zip(words, words[1:], words[2:], strict=False)
-
-
-class Speaker:
-    """Makes utterances, each from its split and index alone."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.grammar = Grammar(recipe.vocabulary)
-        self.variants = split_variants(recipe.voices)
-        self.espeak = Espeak()
-
-    def chunk(self, split: str, start: int) -> list[Spoken]:
-        """Make the `_CHUNK` utterances from `start` on."""
-        return [self.utterance(split, index) for index in range(start, start + _CHUNK)]
-
-    def utterance(self, split: str, index: int) -> Spoken:
-        """Make one utterance."""
-        rng = random.Random(f"{self.recipe.seed}/{split}/{index}")
-        text = draw_sentence(self.grammar, split, rng)
-        voice = f"{rng.choice(self.recipe.accents)}+{rng.choice(self.variants[split])}"
-        rate_wpm, pitch = rng.randint(*self.recipe.rate_wpm), rng.randint(*self.recipe.pitch)
-        speech_S = resample(*self.espeak.say(text, voice, rate_wpm, pitch))
-        wave_S = recorded(speech_S, rng.uniform(*self.recipe.snr_db), rng)
-        return Spoken(text, len(wave_S), _flac(wave_S))
-
-
-def recorded(speech_S: NDArray[np.floating], snr_db: float, rng: random.Random) -> NDArray[np.float32]:
-    """Speech as if through a microphone: random loudness, silence around it, noise all over.
-
-    The noise lies `snr_db` below the speech, in mean power over the speech without the silence.
-    """
-    gain = 10 ** (rng.uniform(*_SPEECH_DB) / 20) / _rms(speech_S)
-    before, after = (round(rng.uniform(*_SILENCE) * SAMPLE_RATE) for _ in range(2))
-    wave_S = np.pad(gain * speech_S, (before, after))
-    noise_S = noise(len(wave_S), rng.choice(list(_NOISE_SLOPES)), rng.getrandbits(64))
-    wave_S += noise_S * gain * _rms(speech_S) * 10 ** (-snr_db / 20)
-    return wave_S * min(1.0, _PEAK / np.abs(wave_S).max())
-
-
-def noise(length: int, colour: str, seed: int) -> NDArray[np.floating]:
-    """White, pink or brown noise of shape (length,) with a mean power of 1."""
-    padded = -(-length // 1024) * 1024  # the Fourier transform of an awkward length is slow
-    rng = np.random.default_rng(seed)
-    real, imaginary = rng.standard_normal((2, padded // 2 + 1), dtype=np.float32)
-    # Level below 50 Hz: most of brown noise would be too low to be heard.
-    frequency = np.maximum(np.fft.rfftfreq(padded, 1 / SAMPLE_RATE), 50)
-    falling = (frequency ** (-_NOISE_SLOPES[colour] / 2)).astype(np.float32)
-    wave_S = np.fft.irfft((real + 1j * imaginary) * falling, padded)[:length]
-    return wave_S / _rms(wave_S)
-
-
-def resample(samples_S: NDArray[np.int16], rate: int) -> NDArray[np.floating]:
-    """Resample by cutting the spectrum off; as fast here as polyphase filters, and needs numpy alone."""
-    common = math.gcd(rate, SAMPLE_RATE)
-    down, up = rate // common, SAMPLE_RATE // common
-    blocks = -(-len(samples_S) // (16 * down)) * 16
-    spectrum = np.fft.rfft(samples_S.astype(np.float32) / 32768, blocks * down)
-    wave_S = np.fft.irfft(spectrum[: blocks * up // 2 + 1], blocks * up) * (up / down)
-    return wave_S[: len(samples_S) * up // down]
-
-
-def _rms(wave_S: NDArray[np.floating]) -> float:
-    return float(np.sqrt(np.mean(wave_S**2)))
-
-
-def _flac(wave_S: NDArray[np.floating]) -> bytes:
-    file = io.BytesIO()
-    samples_S = np.round(32767 * wave_S).astype(np.int16)
-    soundfile.write(file, samples_S, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
-
-
-class _Workers:
-    """Processes that run `serve`, each asked by one thread at a time.
-
-    Plain programs on pipes rather than `multiprocessing`: that would import the main script, and with
-    it torch, in each of them. They read until their standard input closes, so they end when we do,
-    even if we are killed.
-    """
-
-    _program = "import sys; sys.path[:] = sys.argv[1:]; from blocksparse_rnn.data.synth import serve; serve()"
-
-    def __init__(self, recipe: Recipe, count: int) -> None:
-        self.recipe = recipe
-        self.count = count
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-
-    def __enter__(self) -> "_Workers":
-        # Numerical libraries would start a thread per core in every one of them.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            for _ in range(self.count):
-                process = subprocess.Popen(
-                    [sys.executable, "-c", self._program, *sys.path],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=environment,
-                    process_group=0,  # Ctrl-C reaches us alone, and we end them
-                )
-                self.processes.append(process)
-                self.idle.put(process)
-        except OSError as error:
-            self._end()
-            raise UserError(
-                f"cannot start {self.count} processes ({error.strerror}); set data.workers lower"
-            ) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.wait()
-
-    def speak(self, split: str, start: int) -> list[Spoken]:
-        """Have the next idle process make a chunk of utterances."""
-        process = self.idle.get()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            pickle.dump((self.recipe, split, start), process.stdin)
-            process.stdin.flush()
-            reply = pickle.load(process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            raise UserError(
-                "a process that speaks the corpus died, perhaps killed for lack of memory; "
-                f"start again with fewer than data.workers={self.count}"
-            ) from None
-        finally:
-            self.idle.put(process)
-        if isinstance(reply, UserError):
-            raise reply
-        return reply
-
-
-def serve() -> None:
-    """The whole of a worker process: chunks of utterances, as asked for on standard input, until it closes."""
-    speaker: Speaker | None = None
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            recipe, split, start = pickle.load(sys.stdin.buffer)
-            reply: list[Spoken] | UserError
-            try:
-                speaker = speaker or Speaker(recipe)
-                reply = speaker.chunk(split, start)
-            except UserError as error:
-                reply = error
-            pickle.dump(reply, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-
-
-def _in_order(workers: _Workers, threads: ThreadPoolExecutor, split: str) -> Generator[Spoken, None, None]:
-    """Utterances 0, 1, 2, ... without end, a bounded number of chunks ahead."""
-    ahead: deque[Future[list[Spoken]]] = deque()
-    try:
-        for start in itertools.count(0, _CHUNK):
-            ahead.append(threads.submit(workers.speak, split, start))
-            if len(ahead) == 2 * workers.count:
-                yield from ahead.popleft().result()
-    finally:
-        for chunk in ahead:
-            chunk.cancel()
 
 
 @contextlib.contextmanager
