@@ -24,7 +24,7 @@ demo: env ## half an hour of synthetic speech, a sweep of small RNNs, a table an
 	$(PY) src/transcribe.py $$(ls -d outputs/demo/rnn-128-dense-*/ | head -1) --split test --limit 3
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)
 
 slow: env ## only the slower tests
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)

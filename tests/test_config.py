@@ -81,7 +81,7 @@ def test_ranges_that_only_constructors_know_are_checked_too():
 )
 def test_programs_answer_mistakes_without_a_traceback(program, arguments, message, tmp_path):
     command = [sys.executable, str(SRC / program), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -91,7 +91,7 @@ def test_programs_answer_mistakes_without_a_traceback(program, arguments, messag
 def test_a_mistake_found_while_training_is_one_line_and_nothing_else(tmp_path):
     data = [f"data.{split}={tmp_path / 'missing.jsonl'}" for split in ("train", "dev", "test")]
     command = [sys.executable, str(SRC / "train.py"), "scale=mini", "data=manifest", "logger=csv", *data]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -133,7 +133,7 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
         for block in (4, 16):
             write_run(tmp_path / "runs", 0.1, width=width, sparsifier="bp", block=block)
     command = [sys.executable, str(REPORT), str(tmp_path / "runs"), "--out", str(tmp_path / "report")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "rnn 176  bp          16x16" in done.stdout
     assert "(cer-sparsity.png)" in (tmp_path / "report" / "report.md").read_text()
@@ -141,6 +141,8 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
     assert 1000 < width < 2000
     assert 500 < height < 1500
     (tmp_path / "file").write_text("")
-    done = subprocess.run([*command[:-1], str(tmp_path / "file")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*command[:-1], str(tmp_path / "file")], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot write")

@@ -213,7 +213,7 @@ def test_wandb_offline_without_a_key_has_group_settings_and_result(tones, tmp_pa
     ]
     command = [sys.executable, str(TRAIN), *options, *data, f"outputs={tmp_path / 'outputs'}", "logger=wandb"]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
+        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "logging offline" in done.stderr

@@ -66,7 +66,8 @@ class SweepTable:
                         f"  its log: {job.log}; again: python -m blocksparse_rnn.job {job.run.path}",
                         file=sys.stderr,
                     )
-        print(self._summary(jobs))
+        if not self.live:  # on a terminal it stands below the table
+            print(self._summary(jobs))
 
     def _note(self, job: "Job") -> None:
         if job.state == "running":
