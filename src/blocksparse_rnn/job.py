@@ -22,7 +22,7 @@ def program() -> None:
     if not (run.path / "config.yaml").is_file():
         raise UserError(f"{run.path}: no run folder (no config.yaml in it); give a folder under outputs/")
     _end_with_the_sweep()
-    train(run.settings())
+    train(run.settings(), run)
 
 
 def _end_with_the_sweep() -> None:

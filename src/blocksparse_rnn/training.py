@@ -36,11 +36,12 @@ STATISTICS_UTTERANCES = 1000
 """Training utterances from which corpus normalisation is measured."""
 
 
-def train(settings: dict[str, Any]) -> dict[str, Any]:
+def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, Any]:
     """Train, test and write result.json; a finished run is not done again, a broken one goes on.
 
     Args:
         settings: resolved and checked (`config.resolve`).
+        run: the folder to do it in; None for the one that belongs to the settings.
 
     Returns:
         The result.
@@ -48,7 +49,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: unusable data, no permission, no space, a run that another process works on.
     """
-    run = RunFolder.of(settings)
+    run = run or RunFolder.of(settings)
     with run.lock():
         result = run.result()
         if result is not None:
