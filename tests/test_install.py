@@ -235,6 +235,6 @@ class TestLock:
 
 
 def test_the_build_lists_every_package():
-    folders = {path.parent for path in (ROOT / "src").glob("blocksparse_rnn/**/__init__.py")}
+    folders = {path.parent for path in (ROOT / "src").glob("*/**/*.py")}
     found = {".".join(folder.relative_to(ROOT / "src").parts) for folder in folders}
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
