@@ -285,7 +285,7 @@ def wait_for(condition, seconds: float = 20) -> None:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks processes up in /proc")
 class TestInterruption:
     def start_long_build(self, folder: Path) -> tuple[subprocess.Popen, list[int]]:
-        process = run(BUILD, folder, 5)
+        process = run(BUILD, folder, 1)
         wait_for(lambda: len(list(folder.glob(".*partial/audio/train/*"))) > 10)
         workers = workers_of(process)
         assert len(workers) == 2
@@ -390,3 +390,9 @@ class TestSettings:
     def test_all_mistakes_are_reported_together(self, tmp_path):
         with pytest.raises(UserError, match=r"data.hours=-1.*; data.voices=1: "):
             corpus(tmp_path, hours=-1, voices=1)
+
+
+def test_a_vocabulary_that_the_hours_exhaust_is_refused_before_anything_is_spoken(tmp_path):
+    with pytest.raises(UserError, match=r"data.vocabulary=100: too small for data.hours=10, only \d+% of"):
+        corpus(tmp_path, hours=10, vocabulary=100).prepare()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

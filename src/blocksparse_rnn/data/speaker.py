@@ -94,6 +94,11 @@ def draw_sentence(grammar: Grammar, split: str, rng: random.Random) -> str:
             return sentence
 
 
+def rng_of(recipe: Recipe, split: str, index: int) -> random.Random:
+    """The random numbers of one utterance; the first ones draw its sentence."""
+    return random.Random(f"{recipe.seed}/{split}/{index}")
+
+
 def unseen_trigrams(sentences: Iterable[str], seen: Iterable[str]) -> float:
     """Share of the word trigrams of `sentences` that no sentence of `seen` has."""
     known = {trigram for sentence in seen for trigram in _trigrams(sentence)}
@@ -117,7 +122,7 @@ class Speaker:
 
     def utterance(self, split: str, index: int) -> Spoken:
         """Make one utterance."""
-        rng = random.Random(f"{self.recipe.seed}/{split}/{index}")
+        rng = rng_of(self.recipe, split, index)
         text = draw_sentence(self.grammar, split, rng)
         voice = f"{rng.choice(self.recipe.accents)}+{rng.choice(self.variants[split])}"
         rate_wpm, pitch = rng.randint(*self.recipe.rate_wpm), rng.randint(*self.recipe.pitch)

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import fcntl
 import json
+import math
 import os
 import shutil
 import sys
@@ -30,6 +31,8 @@ from blocksparse_rnn.data.speaker import (
     SAMPLE_RATE,
     Recipe,
     Spoken,
+    draw_sentence,
+    rng_of,
     split_variants,
     unseen_trigrams,
 )
@@ -40,6 +43,8 @@ from blocksparse_rnn.files import durable_file, flush_folder
 SPLITS = ("train", "dev", "test")
 
 _MAX_HOURS = 1000
+_LEAST_UNSEEN = 0.2
+_SECONDS_PER_SENTENCE = 3.9  # on average
 _MIN_VOICES = 6  # a woman and a man for each split
 
 
@@ -112,6 +117,7 @@ class SynthSpeech:
         return {split: read_manifest(self.folder / f"{split}.jsonl") for split in SPLITS}
 
     def _build(self) -> None:
+        _check_novelty(self.recipe)
         partial = self.folder.with_name(f".{self.folder.name}.partial")
         try:
             if partial.exists():  # of a build that was killed
@@ -205,6 +211,29 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     yield from _range_problems("pitch", recipe.pitch, 0, 99)
     if recipe.seed < 0:
         yield f"data.seed={recipe.seed}: must not be negative"
+
+
+def _check_novelty(recipe: Recipe) -> None:
+    """Draw about as many sentences as will be spoken, and refuse a vocabulary that they exhaust.
+
+    Raises:
+        UserError: hardly a word trigram of test would be new, so test would not tell learning from memory.
+    """
+    grammar = Grammar(recipe.vocabulary)
+    texts = {
+        split: [
+            draw_sentence(grammar, split, rng_of(recipe, split, index))
+            for index in range(math.ceil(recipe.seconds(split) / _SECONDS_PER_SENTENCE))
+        ]
+        for split in ("train", "test")
+    }
+    share = unseen_trigrams(texts["test"], texts["train"])
+    if share < _LEAST_UNSEEN:
+        raise UserError(
+            f"data.vocabulary={recipe.vocabulary}: too small for data.hours={recipe.hours:g}, only {share:.0%} of "
+            f"the test's word trigrams would be new (at least {_LEAST_UNSEEN:.0%}); raise data.vocabulary or "
+            "lower data.hours"
+        )
 
 
 def _range_problems(name: str, values: tuple[float, ...], lowest: int, highest: int) -> Iterator[str]:
