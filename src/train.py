@@ -17,6 +17,7 @@ from blocksparse_rnn import cli
 from blocksparse_rnn.command_line import check_command_line
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runs import create_outputs
 from blocksparse_rnn.sweep import show_plan
 from blocksparse_rnn.training import train
 
@@ -37,8 +38,10 @@ def program() -> None:
     points = check_command_line(sys.argv[1:])
     if any(point.dry_run for point in points):
         show_plan([resolve(point) for point in points])
-    else:
-        main()
+        return
+    for folder in {point.outputs for point in points}:
+        create_outputs(folder)
+    main()
     if mistakes:
         raise mistakes[0]
 

@@ -278,6 +278,14 @@ def test_a_mistake_in_any_point_stops_the_sweep_before_the_first(command, tmp_pa
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_sweep_into_a_folder_that_cannot_be_made_is_one_line(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(command, "seed=1,2", f"outputs={tmp_path / 'file' / 'outputs'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot write ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_sweep_files_compose_and_are_checked():
     for file in (ROOT / "sweeps").glob("*.yaml"):
         command = [
