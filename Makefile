@@ -27,7 +27,7 @@ test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)
 
 slow: env ## only the slower tests
-	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --numprocesses auto --maxprocesses 2 $(PYTEST_ARGS)
 
 check: test slow ## test, then the slower tests
 

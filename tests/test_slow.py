@@ -33,11 +33,13 @@ def test_a_pruned_recogniser_still_understands(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_sweep_command_runs_at_paper_scale_on_a_cpu(tmp_path):
-    options = ["-m", "model=gru", "width=2560,3584", "sparsifier=glp", "block=4,16,32", "logger=csv"]
-    short = ["trainer.max_steps=2", "data.hours=0.02"]
+def test_a_point_of_the_sweep_runs_at_paper_scale_on_a_cpu(tmp_path):
+    options = ["-m", "model=gru", "width=2560", "sparsifier=glp", "block=4", "logger=csv", "data.hours=0.02"]
+    short = ["trainer.max_steps=2", "trainer.accelerator=cpu", "launcher.slots=1"]
     folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}"]
     subprocess.run([sys.executable, str(ROOT / "src/train.py"), *options, *short, *folders], check=True)
-    results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("*/result.json")]
-    assert sorted(r["parameters"]["total"] for r in results) == [115_310_333] * 3 + [220_054_269] * 3
-    assert all(r["steps"] == 2 and r["pruning"].startswith("nothing pruned") for r in results)
+    [path] = (tmp_path / "outputs").glob("*/result.json")
+    result = json.loads(path.read_text())
+    assert result["parameters"]["total"] == 115_310_333
+    assert result["steps"] == 2
+    assert result["pruning"].startswith("nothing pruned")
