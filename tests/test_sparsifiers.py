@@ -43,6 +43,11 @@ def pruning(**changes) -> BlockPruning:
     return BlockPruning(context, **{**given, "schedule": SCHEDULE} | changes)
 
 
+def lasso(**changes) -> GroupLasso:
+    given = {"block": 4, "lambda_g": 1.0, "max_sparsity": 0.99, "form": "proximal"}
+    return GroupLasso(Context(PATTERNS, lambda q: None), **given | changes)
+
+
 def begin(sparsifier: BlockPruning, model: nn.Module) -> None:
     """What on_train_start does, without a trainer."""
     sparsifier.steps = STEPS
@@ -222,26 +227,39 @@ def test_momentum_of_pruned_weights_is_cleared():
 
 
 def test_the_proximal_step_soft_thresholds_blocks_exactly():
-    lasso = GroupLasso(Context(PATTERNS, lambda q: None), block=4, lambda_g=2.0, form="proximal")
-    weight = nn.Parameter(torch.randn(16, 8) * torch.rand(16, 1))
-    before = weight.detach().clone()
+    sparsifier, model = lasso(lambda_g=2.0), network()
+    [matrix] = (m for m in sparsifier.matrices(model) if m.name == "fc.weight")
+    before = matrix.weight.detach().clone()
     norms = block_norm(before, (4, 4))
-    lr = float(norms.median()) / 2.0  # half of the blocks vanish
-    with torch.no_grad():
-        total = lasso._shrink(weight, lr)
-    assert total == pytest.approx(float(norms.sum()), rel=1e-5)
+    lr = 1.0001 * float(norms.median()) / 2.0  # half of the blocks vanish
+    penalty = sparsifier.shrink([matrix], [lr])
+    assert penalty == pytest.approx(2.0 * float(norms.sum()), rel=1e-5)
     expected = before * expand((1 - 2.0 * lr / norms).clamp_min(0), (4, 4))
-    assert torch.allclose(weight, expected)
-    zero = block_max(weight.detach(), (4, 4)) == 0
+    assert torch.allclose(matrix.weight, expected)
+    zero = block_max(matrix.weight.detach(), (4, 4)) == 0
     assert torch.equal(zero, norms <= 2.0 * lr)
     assert 0 < zero.sum() < zero.numel()
 
 
+def test_a_matrix_keeps_its_best_blocks_where_the_lasso_would_take_all(capsys):
+    sparsifier, model = lasso(max_sparsity=0.95), network()
+    matrices = sparsifier.matrices(model)
+    norms = {m.name: block_norm(m.weight.detach().clone(), (4, 4)) for m in matrices}
+    for _ in range(2):
+        sparsifier.shrink(matrices, [100.0] * len(matrices))
+    for m in matrices:
+        least = math.ceil(0.05 * norms[m.name].numel())
+        kept = block_norm(m.weight.detach(), (4, 4)).flatten()
+        assert set((kept > 1e-10).nonzero().flatten().tolist()) == set(
+            norms[m.name].flatten().topk(least).indices.tolist()
+        )
+    assert capsys.readouterr().err.count("fc.weight would lose more than 95% of its blocks") == 1
+
+
 def test_the_penalty_is_the_sum_of_block_norms():
-    lasso = GroupLasso(Context(PATTERNS, lambda q: None), block="8x2", lambda_g=0.5, form="loss")
-    model = network()
-    expected = sum(block_norm(m.weight, (8, 2)).sum().item() for m in lasso.matrices(model))
-    assert lasso.penalty(model).item() == pytest.approx(0.5 * expected, rel=1e-5)
+    sparsifier, model = lasso(block="8x2", lambda_g=0.5, form="loss"), network()
+    expected = sum(block_norm(m.weight, (8, 2)).sum().item() for m in sparsifier.matrices(model))
+    assert sparsifier.penalty(model).item() == pytest.approx(0.5 * expected, rel=1e-5)
 
 
 # Whole trainings.

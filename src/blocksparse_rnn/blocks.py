@@ -91,6 +91,11 @@ def scale_blocks_(weight_OI: Tensor, factor_RC: Tensor, block: BlockSize) -> Non
     as_grid(weight_OI, block).mul_(factor_RC[:, None, :, None])
 
 
+def best_blocks(score_RC: Tensor, share: float) -> Tensor:
+    """Flat indices of the blocks with the highest scores: `share` of them, rounded up, at least one."""
+    return score_RC.flatten().topk(max(1, math.ceil(share * score_RC.numel()))).indices
+
+
 def quantile(values: Iterable[Tensor], fraction: float) -> float:
     """The smallest value that at least `fraction` of all values don't exceed.
 

@@ -1,5 +1,6 @@
 """What all sparsifiers share: which matrices they work on, in which blocks, and what they tell."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from blocksparse_rnn.blocks import check_block, parse_block
 from blocksparse_rnn.counts import Matrix, prunable_matrices
+from blocksparse_rnn.errors import UserError
 
 
 class DenseWeights(NamedTuple):
@@ -34,14 +36,19 @@ class Sparsifier(pl.Callback):
     Args:
         context: which matrices, and where dense weights are found.
         block: `4` or `8x2`, rows and columns of a block; blocks never straddle gates.
+        max_sparsity: no matrix loses more than this share of its blocks, so that none collapses.
 
     Raises:
-        UserError: no such block.
+        UserError: no such block or share.
     """
 
-    def __init__(self, context: Context, block: int | str) -> None:
+    def __init__(self, context: Context, block: int | str, max_sparsity: float) -> None:
+        if not 0 < max_sparsity < 1:
+            raise UserError(f"max_sparsity={max_sparsity}: must be above 0 and below 1")
         self.context = context
         self.block = parse_block(block)
+        self.max_sparsity = max_sparsity
+        self._spared: set[str] = set()
 
     def check(self, model: nn.Module) -> None:
         """Look at shapes alone (the model may lie on the meta device), before any training.
@@ -63,6 +70,16 @@ class Sparsifier(pl.Callback):
     def settled(self, step: int) -> bool:
         """Whether the sparsity after `step` is final, so that a model may be chosen by its error rate."""
         return True
+
+    def warn_spared(self, name: str, remedy: str) -> None:
+        """Say once for each matrix that it was kept from collapsing."""
+        if name not in self._spared:
+            self._spared.add(name)
+            print(
+                f"warning: {name} would lose more than {self.max_sparsity:.0%} of its blocks and keeps its best; "
+                f"{remedy} would not need this",
+                file=sys.stderr,
+            )
 
     def verify(self, model: nn.Module) -> None:
         """Assert what this sparsifier promises of a trained model."""

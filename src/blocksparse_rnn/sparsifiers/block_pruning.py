@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from blocksparse_rnn.blocks import block_max, expand, quantile
+from blocksparse_rnn.blocks import best_blocks, block_max, expand, quantile
 from blocksparse_rnn.counts import Matrix
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.schedule import CubicSchedule, PaperSchedule, Steps
@@ -54,11 +54,7 @@ class BlockPruning(Sparsifier):
         max_sparsity: float,
         schedule: PaperSchedule | CubicSchedule,
     ) -> None:
-        super().__init__(context, block)
-        if not 0 < max_sparsity < 1:
-            raise UserError(
-                f"sparsifier.block_pruning.max_sparsity={max_sparsity}: must be above 0 and below 1"
-            )
+        super().__init__(context, block, max_sparsity)
         if target_sparsity is not None and not 0 < target_sparsity <= max_sparsity:
             raise UserError(
                 f"target_sparsity={target_sparsity}: must be above 0 and at most max_sparsity={max_sparsity}, "
@@ -69,7 +65,6 @@ class BlockPruning(Sparsifier):
         self.target_sparsity = target_sparsity
         self.q_setting = q
         self.size_factor = (self.block[0] * self.block[1]) ** size_exponent
-        self.max_sparsity = max_sparsity
         self.schedule = schedule
         self.masks: dict[str, Tensor] = {}
         """Name -> (R, C), True where a block is kept."""
@@ -80,7 +75,6 @@ class BlockPruning(Sparsifier):
         self.steps: Steps | None = None
         self.last_update = 0
         self._weight_masks: list[Tensor] = []
-        self._spared: set[str] = set()
         self._restored: dict[str, Any] | None = None
         self._outcome = "nothing pruned: the training did not start"
 
@@ -181,23 +175,14 @@ class BlockPruning(Sparsifier):
         for m in matrices:
             threshold = self.thresholds[m.type if self.target_sparsity is None else "score"]
             self.masks[m.name] = self.masks[m.name] & (guarded[m.name] >= threshold)
-            self._warn(m.name, int((self.masks[m.name] & (scores[m.name] < threshold)).sum()))
+            if (self.masks[m.name] & (scores[m.name] < threshold)).any():
+                self.warn_spared(m.name, "a lower target_sparsity or q")
         self.last_update = itr
 
     def _guard(self, score_RC: Tensor) -> Tensor:
         """Scores that no threshold exceeds for a matrix's best blocks, so that it doesn't collapse."""
-        least = max(1, math.ceil((1 - self.max_sparsity) * score_RC.numel()))
-        best = score_RC.flatten().topk(least).indices
+        best = best_blocks(score_RC, 1 - self.max_sparsity)
         return score_RC.flatten().index_fill(0, best, math.inf).view_as(score_RC)
-
-    def _warn(self, name: str, spared: int) -> None:
-        if spared and name not in self._spared:
-            self._spared.add(name)
-            print(
-                f"warning: {name} would lose more than {self.max_sparsity:.0%} of its blocks and keeps its best; "
-                "a lower target_sparsity or q would not need this",
-                file=sys.stderr,
-            )
 
     @torch.no_grad()
     def _apply(self, matrices: list[Matrix], optimizers: list[torch.optim.Optimizer]) -> None:

@@ -5,13 +5,15 @@ Loss = CTC + lambda_g * sum over blocks of ||w_block||_2. Source: Narang, Unders
 Lin's group lasso, "Model selection and estimation in regression with grouped variables", 2006.
 """
 
+import math
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from blocksparse_rnn.blocks import block_norm, scale_blocks_
+from blocksparse_rnn.blocks import best_blocks, block_norm, scale_blocks_
+from blocksparse_rnn.counts import Matrix
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
 
@@ -23,6 +25,7 @@ class GroupLasso(Sparsifier):
         context: which matrices.
         block: `4` or `8x2`.
         lambda_g: strength.
+        max_sparsity: no matrix loses more than this share of its blocks.
         form: `proximal` shrinks every block's norm by learning rate * lambda_g after each optimizer
             step, to exactly zero where it is smaller than that; with AdamW this is decoupled from the
             gradient's scale, as its weight decay is. `loss` adds the penalty to the loss, which
@@ -33,9 +36,15 @@ class GroupLasso(Sparsifier):
     """
 
     def __init__(
-        self, context: Context, *, block: int | str, lambda_g: float, form: Literal["proximal", "loss"]
+        self,
+        context: Context,
+        *,
+        block: int | str,
+        lambda_g: float,
+        max_sparsity: float,
+        form: Literal["proximal", "loss"],
     ) -> None:
-        super().__init__(context, block)
+        super().__init__(context, block, max_sparsity)
         if lambda_g < 0:
             raise UserError(f"sparsifier.group_lasso.lambda_g={lambda_g}: must not be negative")
         self.lambda_g = lambda_g
@@ -54,15 +63,34 @@ class GroupLasso(Sparsifier):
         if self.form == "loss":
             recogniser.penalties.append(("group_lasso", lambda: self.penalty(recogniser.model)))
 
-    @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         if self.form == "proximal":
+            matrices = self.matrices(recogniser.model)
             rates = {p: g["lr"] for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
-            norms = [self._shrink(m.weight, rates[m.weight]) for m in self.matrices(recogniser.model)]
-            recogniser.log("train/group_lasso", self.lambda_g * torch.stack(norms).sum())
+            recogniser.log("train/group_lasso", self.shrink(matrices, [rates[m.weight] for m in matrices]))
 
-    def _shrink(self, weight_OI: Tensor, lr: float) -> Tensor:
-        """The proximal step of one matrix; returns the sum of its blocks' norms before."""
-        norm_RC = block_norm(weight_OI, self.block)
-        scale_blocks_(weight_OI, (1 - lr * self.lambda_g / norm_RC).clamp_min(0), self.block)
-        return norm_RC.sum()
+    @torch.no_grad()
+    def shrink(self, matrices: list[Matrix], rates: list[float]) -> Tensor:
+        """The proximal step of every matrix with its learning rate; returns the penalty before it."""
+        norms = {m.name: block_norm(m.weight, self.block) for m in matrices}
+        factors = {
+            m.name: 1 - lr * self.lambda_g / norms[m.name] for m, lr in zip(matrices, rates, strict=True)
+        }
+        self._guard(norms, factors)
+        for m in matrices:
+            scale_blocks_(m.weight, factors[m.name].clamp_min(0), self.block)
+        return self.lambda_g * torch.stack([norm_RC.sum() for norm_RC in norms.values()]).sum()
+
+    def _guard(self, norms: dict[str, Tensor], factors: dict[str, Tensor]) -> None:
+        """Let a matrix that would collapse keep its best blocks as they are.
+
+        A layer whose blocks are all zero passes no gradient on, and nothing would bring it back.
+        """
+        kept = torch.stack([(factor_RC > 0).count_nonzero() for factor_RC in factors.values()]).tolist()
+        for (name, norm_RC), alive in zip(norms.items(), kept, strict=True):
+            least = math.ceil((1 - self.max_sparsity) * norm_RC.numel())
+            if alive < least:
+                best = best_blocks(norm_RC, 1 - self.max_sparsity)
+                factor = factors[name].view(-1)
+                factor[best] = factor[best].where(factor[best] > 0, 1.0)
+                self.warn_spared(name, "a smaller lambda_g")
