@@ -40,6 +40,11 @@ def stub(run: Path) -> list[str]:
     return [sys.executable, "-c", CHILD, str(run)]
 
 
+def launcher(**changes) -> Slots:
+    given = {"slots": None, "gpus_per_job": 1, "threads_per_job": 1, "max_attempts": 1, "fail_fast": False}
+    return Slots(**given | changes)
+
+
 def with_seeds(settings: dict, count: int) -> list[dict]:
     return [settings | {"seed": seed} for seed in range(count)]
 
@@ -100,20 +105,25 @@ def test_slots_on_a_cpu_share_its_threads(tone_settings, monkeypatch):
     assert run_sweep(points, stub) == 0
     assert [note["threads"] for note in notes(points)] == ["2", "2", "2"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert (
-        Slots(slots=2, gpus_per_job=1, max_attempts=1, fail_fast=False).environments(True)[0][
-            "OMP_NUM_THREADS"
-        ]
-        == "5"
-    )
+    [first, _] = launcher(slots=2).environments(on_gpu=True)
+    assert first["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.parametrize(("threads_per_job", "count", "threads"), [(None, 1, "8"), (3, 2, "4"), (1, 8, "1")])
+def test_without_a_number_slots_have_as_many_threads_as_a_job_wants(
+    monkeypatch, threads_per_job, count, threads
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(slots, "_cores", lambda: 8)
+    environments = launcher(slots=None, threads_per_job=threads_per_job).environments(on_gpu=True)
+    assert [environment["OMP_NUM_THREADS"] for environment in environments] == [threads] * count
 
 
 def test_more_slots_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "1", "2"])
     for wanted, per_job in ((4, 1), (2, 2), (None, 4)):
-        launcher = Slots(slots=wanted, gpus_per_job=per_job, max_attempts=1, fail_fast=False)
         with pytest.raises(UserError, match="the 3 visible ones"):
-            launcher.environments(on_gpu=True)
+            launcher(slots=wanted, gpus_per_job=per_job).environments(on_gpu=True)
     assert command_line_problems(["launcher.slots=0"]) == ["launcher.slots=0: must be at least 1"]
 
 
@@ -286,6 +296,42 @@ def test_a_sweep_into_a_folder_that_cannot_be_made_is_one_line(command, tmp_path
     assert done.stderr.count("\n") == 1
 
 
+GRIDS = """
+defaults: [config, _self_]
+sweep: two_grids
+hydra:
+  sweeper:
+    params: {seed: 1}
+    grids:
+      - {width: '\\${scale.row_width.w704}', sparsifier: none}
+      - {sparsifier: bp, block: "4,8", target_sparsity: 0.5}
+"""
+
+
+def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "grids.yaml").write_text(GRIDS)
+    sweep = [word for word in command if not word.startswith("width=")]
+    sweep[3:3] = ["-cd", str(tmp_path / "files"), "-cn", "grids"]
+    short = ["trainer.max_steps=1", "width=16"]
+    planned = run(sweep, "dry_run=true")
+    names = [Path(line.split()[1]).name for line in planned.stdout.splitlines()]
+    expected = ["rnn-176-dense-s1", "rnn-2560-bp-b4-t0.5-s1", "rnn-2560-bp-b8-t0.5-s1"]
+    assert [name.rsplit("-", 1)[0].replace("gru", "rnn") for name in names] == expected
+    typed = run(sweep, *short, "seed=7,8", "block=4", "dry_run=true")  # what is typed holds in every grid
+    assert typed.stdout.count("-16-bp-b4-t0.5-s") == 2
+    assert typed.stdout.count("-16-dense-s") == 2
+    done = run(sweep, *short)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(path.read_text()) for path in results(tmp_path)]
+    assert len(told) == 3
+    assert {r["sweep"] for r in told} == {"two_grids"}
+    (tmp_path / "files" / "outputs").mkdir()
+    confused = run(sweep, "dry_run=true")
+    assert confused.returncode == 2
+    assert "its folder outputs hides the setting" in confused.stderr
+
+
 def test_sweep_files_compose_and_are_checked():
     for file in (ROOT / "sweeps").glob("*.yaml"):
         command = [
@@ -305,3 +351,27 @@ def test_sweep_files_compose_and_are_checked():
     )
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: --config-name demmo: ")
+
+
+PAPER = {  # Narang et al., 2017, table of results; dense totals worked out to the parameter
+    **{"rnn-704-dense": 11.614, "rnn-1760-dense": 67.689, "gru-704-dense": 10.986, "gru-2560-dense": 115.310},
+    **{
+        "rnn-1760-bp": 7.3,
+        "rnn-2560-glp": 12.9,
+        "rnn-3072-bp": 25.8,
+        "gru-2560-glp": 10.8,
+        "gru-3584-bp": 25.6,
+    },
+}
+
+
+def test_the_table_sweep_has_the_papers_nine_rows():
+    command = [sys.executable, str(ROOT / "src/train.py"), "-m", "-cd", str(ROOT / "sweeps"), "-cn", "table"]
+    planned = run(command, "dry_run=true", "outputs=nowhere").stdout.splitlines()
+    found = {}
+    for line in planned:
+        _, path, count, *_ = line.split()
+        found["-".join(Path(path).name.split("-")[:3])] = float(count)
+    assert found.keys() == PAPER.keys()
+    for name, count in found.items():
+        assert count == pytest.approx(PAPER[name], abs=0.0006 if "dense" in name else 0.2), name

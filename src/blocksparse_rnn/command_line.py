@@ -13,6 +13,7 @@ from hydra import compose, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from blocksparse_rnn.config import find_problems, nearest
 from blocksparse_rnn.errors import UserError
+from hydra_plugins.grids_sweeper import grid_overrides
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -85,12 +87,20 @@ def _compose_points(
             primary = compose(config_name, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [], [f"--config-name {config_name}: {str(error).splitlines()[0]}"]
-        typed = {override.key_or_group for text in overrides if (override := _parse(text))}
-        params = primary.hydra.sweeper.params or {}
-        brought = [f"{name}={values}" for name, values in params.items() if name not in typed]
+        values = [str(name) for name in primary if not OmegaConf.is_dict(primary._get_node(name))]
+        hidden = [name for name in values if config_dir and (Path(config_dir) / name).is_dir()]
+        if hidden:
+            return [], [
+                f"--config-dir {config_dir}: its folder {hidden[0]} hides the setting of that name from Hydra; "
+                "keep sweep files in a folder of their own"
+            ]
+        problems = [f"{text}: not of the form name=value" for text in overrides if _parse(text) is None]
+        good = [text for text in overrides if _parse(text) is not None]
         points: list[DictConfig] = []
-        problems = list(dict.fromkeys(_problems([*brought, *overrides], config_name, points)))
-        return points, problems
+        sweeper = primary.hydra.sweeper
+        for grid in grid_overrides(sweeper.get("params"), sweeper.get("grids"), good):
+            problems += _problems(grid, config_name, points)
+        return points, list(dict.fromkeys(problems))
 
 
 @contextmanager
@@ -112,13 +122,10 @@ def _problems(overrides: list[str], config_name: str, points: list[DictConfig]) 
     """Every mistake; fills `points` with what could be composed."""
     loader = GlobalHydra.instance().config_loader()
     groups, plain, good = [], [], []
-    for text in overrides:
-        override = _parse(text)
-        if override is None:
-            yield f"{text}: not of the form name=value"
-        elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             good.append(override)
-        elif options := loader.get_group_options(override.key_or_group):
+        elif options := list(_options(loader, override.key_or_group)):
             wrong = [value for value in _values(override) if value not in (*options, "null")]
             yield from (f"{override.key_or_group}={value}: {nearest(value, options)}" for value in wrong)
             if not wrong:
@@ -142,6 +149,13 @@ def _problems(overrides: list[str], config_name: str, points: list[DictConfig]) 
             yield from find_problems(points[-1])
         except (HydraException, OmegaConfBaseException) as error:
             yield str(error).splitlines()[0]
+
+
+def _options(loader: ConfigLoader, group: str) -> Iterator[str]:
+    """What may be chosen for a group: its files, and those in folders below as `folder/file`."""
+    yield from loader.get_group_options(group)
+    for folder in loader.list_groups(group):
+        yield from (f"{folder}/{option}" for option in _options(loader, f"{group}/{folder}"))
 
 
 def _parse(text: str) -> Override | None:

@@ -66,7 +66,15 @@ def run_name(settings: dict[str, Any]) -> str:
     """Readable name of a run: its choices and a short form of its identity."""
     sparsifier = settings["sparsifier"]["name"]
     choices = [settings["model"]["cell"], str(settings["width"])]
-    choices += ["dense"] if sparsifier == "none" else [sparsifier, f"b{settings['block']}"]
+    if sparsifier == "none":
+        choices += ["dense"]
+    else:
+        choices += [sparsifier, f"b{settings['block']}"]
+        if "block_pruning" in settings["sparsifier"]:
+            target = settings["target_sparsity"]
+            choices += [] if target is None else [f"t{target:g}"]
+        else:
+            choices += [f"l{settings['sparsifier']['group_lasso']['lambda_g']:g}"]
     return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
 
 

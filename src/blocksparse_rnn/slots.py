@@ -25,8 +25,10 @@ class Slots:
     """How a machine is shared out among the jobs of a sweep.
 
     Args:
-        slots: jobs at a time; null for one per visible GPU (or per `gpus_per_job` of them), or one on a CPU.
+        slots: jobs at a time; null for one per visible GPU (or per `gpus_per_job` of them), or on a CPU
+            one per `threads_per_job` cores.
         gpus_per_job: GPUs that a job gets.
+        threads_per_job: cores that a job on a CPU gets where `slots` is null; null for all, one job at a time.
         max_attempts: times that a point is tried.
         fail_fast: whether the first failure ends the sweep.
 
@@ -34,16 +36,26 @@ class Slots:
         UserError: a value is out of its range.
     """
 
-    def __init__(self, *, slots: int | None, gpus_per_job: int, max_attempts: int, fail_fast: bool) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int | None,
+        gpus_per_job: int,
+        threads_per_job: int | None,
+        max_attempts: int,
+        fail_fast: bool,
+    ) -> None:
         for name, value in {
             "slots": slots,
             "gpus_per_job": gpus_per_job,
+            "threads_per_job": threads_per_job,
             "max_attempts": max_attempts,
         }.items():
             if value is not None and value < 1:
                 raise UserError(f"launcher.{name}={value}: must be at least 1")
         self.slots = slots
         self.gpus_per_job = gpus_per_job
+        self.threads_per_job = threads_per_job
         self.max_attempts = max_attempts
         self.fail_fast = fail_fast
 
@@ -60,7 +72,7 @@ class Slots:
         base["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SRC), os.environ.get("PYTHONPATH")]))
         gpus = visible_gpus() if on_gpu else []
         if not gpus:
-            slots = self.slots or 1
+            slots = self.slots or max(1, _cores() // (self.threads_per_job or _cores()))
             threads = {"OMP_NUM_THREADS": str(max(1, _cores() // slots))}
             return [threads | base for _ in range(slots)]  # what the user's environment says counts
         slots = self.slots or len(gpus) // self.gpus_per_job

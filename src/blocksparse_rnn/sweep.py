@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from blocksparse_rnn.config import build
+from blocksparse_rnn.config import build, build_shapes
+from blocksparse_rnn.counts import count_parameters
 from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.runs import RunFolder, RunLocked, needs_dense, same_network
 from blocksparse_rnn.slots import Slots, job_command
@@ -81,7 +82,16 @@ def show_plan(points: Iterable[dict[str, Any]]) -> None:
             action = "busy"
         else:
             action = "resume" if job.run.last.is_file() else "new"
-        print(f"{action:6}  {job.run.path}")
+        print(f"{action:6}  {job.run.path}  {_weights(job.settings)}")
+
+
+def _weights(settings: dict[str, Any]) -> str:
+    """How many parameters a point will have, and how many of them not zero if it has a target."""
+    counts = count_parameters(build_shapes(settings), settings["prunable"])
+    pruning = settings["sparsifier"].get("block_pruning")
+    share = pruning["target_sparsity"] if pruning else None
+    nonzero = "" if share is None else f"{(counts.total - share * counts.prunable) / 1e6:.3f} M nonzero of "
+    return f"{nonzero}{counts.total / 1e6:.3f} M"
 
 
 def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]] = job_command) -> int:
