@@ -1,18 +1,20 @@
-"""Compare finished runs: a table of error rates, sparsity and losses, and a picture.
+"""Compare finished runs: tables of error rates, sparsity and losses, and a picture.
 
 python src/report.py outputs/                       # print the table
-python src/report.py outputs/demo --out report/     # and write report.md and cer-sparsity.png
+python src/report.py outputs/ --paper               # and the paper's table beside ours
+python src/report.py outputs/demo --out report/     # and write them as markdown, LaTeX and CSV, with pictures
+python src/report.py outputs/ --keep results/mini   # copy what a report needs, without checkpoints
 """
 
 import argparse
 from pathlib import Path
 
 from blocksparse_rnn import cli
-from blocksparse_rnn.errors import cannot_write
-from blocksparse_rnn.files import durable_file
-from blocksparse_rnn.report.plot import draw
+from blocksparse_rnn.report.keep import keep_runs
+from blocksparse_rnn.report.paper import paper_tables
 from blocksparse_rnn.report.results import read_runs, rows_of
-from blocksparse_rnn.report.table import as_markdown, as_text
+from blocksparse_rnn.report.table import as_text, run_tables
+from blocksparse_rnn.report.write import write_report
 
 
 def program() -> None:
@@ -21,22 +23,21 @@ def program() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, help="folders with runs, at any depth")
-    parser.add_argument("--out", type=Path, help="folder for report.md and cer-sparsity.png")
+    parser.add_argument("--paper", action="store_true", help="the paper's nine rows beside ours")
+    parser.add_argument("--out", type=Path, help="folder for tables and pictures")
+    parser.add_argument("--keep", type=Path, help="folder for copies of the finished runs' results")
     arguments = parser.parse_args()
     runs, others = read_runs(arguments.folders)
     rows = rows_of(runs)
-    print(as_text(rows))
+    tables = [*run_tables(rows), *(paper_tables(rows) if arguments.paper else [])]
+    print(as_text(tables))
     if others:
-        print(f"\nnot finished, left out: {len(others)}", *others, sep="\n  ")
+        print(f"\nleft out: {len(others)}", *others, sep="\n  ")
     if arguments.out:
-        try:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(arguments.out, error) from error
-        draw(rows, arguments.out / "cer-sparsity.png")
-        with durable_file(arguments.out / "report.md", "w") as file:
-            file.write(as_markdown(rows) + "\n![CER against sparsity](cer-sparsity.png)\n")
-        print(f"\nwritten: {arguments.out / 'report.md'}, {arguments.out / 'cer-sparsity.png'}")
+        written = write_report(arguments.out, rows, tables)
+        print(f"\nwritten: {', '.join(map(str, written))}")
+    if arguments.keep:
+        print(f"\nkept: {keep_runs(runs, arguments.keep)} runs in {arguments.keep}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Reports over run folders: figures worked by hand, and nothing invented."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -11,26 +13,48 @@ from matplotlib import image
 
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.report.keep import keep_runs
+from blocksparse_rnn.report.paper import PAPER, paper_tables
 from blocksparse_rnn.report.results import read_runs, rows_of
-from blocksparse_rnn.report.table import as_markdown, as_text
+from blocksparse_rnn.report.table import as_csv, as_latex, as_markdown, as_text, run_tables
 
 REPORT = CONF.parent / "src" / "report.py"
 
 
+def sparsifiers(block, target) -> dict[str, dict]:
+    """The settings of each sparsifier, as far as a report reads them."""
+    schedule = {"_target_": "blocksparse_rnn.schedule.PaperSchedule"}
+    pruning = {"block": block, "target_sparsity": target, "schedule": schedule}
+    return {
+        "none": {"name": "none"},
+        "bp": {"name": "bp", "block_pruning": pruning},
+        "glp": {"name": "glp", "block_pruning": pruning, "group_lasso": {"block": block, "lambda_g": 0.2}},
+        "gl": {"name": "gl", "group_lasso": {"block": block, "lambda_g": 2.0}},
+    }
+
+
 def write_run(
-    folder: Path, cer: float | None, width=440, sparsifier="none", block=4, seed=0, hours=1.5, **changes
-):
+    folder: Path,
+    cer: float | None,
+    width=440,
+    sparsifier="none",
+    block=4,
+    seed=0,
+    hours=1.5,
+    target=0.9,
+    **changes,
+) -> Path:
     """A run folder with what a report reads; without a CER it is unfinished."""
-    path = folder / f"{width}-{sparsifier}-{block}-{seed}-{hours}"
+    path = folder / f"{width}-{sparsifier}-{block}-{seed}-{hours}-{target}"
     path.mkdir(parents=True)
     settings = {
         "model": {"cell": "rnn"},
         "width": width,
         "block": block,
         "seed": seed,
-        "sparsifier": {"name": sparsifier, "block": None if sparsifier == "none" else block},
+        "sparsifier": sparsifiers(block, target)[sparsifier],
         "optimizer": {"lr": 0.1},
-        "scale": {"name": "mini"},
+        "scale": {"name": "mini", "row_width": {"w704": 176, "w1760": 440, "w2560": 640}},
         "trainer": {"max_epochs": 12, "max_steps": -1, "max_time": None},
         "data": {"hours": hours, "vocabulary": 300, "snr_db": [30.0, 40.0], "seed": 0, "folder": str(folder)},
     }
@@ -40,6 +64,8 @@ def write_run(
         return path
     sparse = sparsifier != "none"
     result = {
+        "name": path.name,
+        "identity": path.name,
         "cer": cer,
         "wer": 3 * cer,
         "sparsity/total": 0.85 if sparse else 0.0,
@@ -90,7 +116,7 @@ def test_runs_on_other_data_are_not_compared(tmp_path):
     write_run(tmp_path, 0.10, sparsifier="bp", hours=3.0)
     shown = rows(tmp_path)
     assert [row.perf for row in shown] == [0, None]
-    text = as_text(shown)
+    text = as_text(run_tables(shown))
     assert "mini scale, 1.5 h of synthetic speech, 300 words, 30-40 dB SNR, 12 epochs" in text
     assert "mini scale, 3 h of synthetic speech" in text
 
@@ -98,10 +124,143 @@ def test_runs_on_other_data_are_not_compared(tmp_path):
 def test_the_markdown_of_a_small_table(tmp_path):
     write_run(tmp_path, 0.04)
     write_run(tmp_path, 0.05, sparsifier="bp")
-    lines = as_markdown(rows(tmp_path)).splitlines()
-    assert lines[2].startswith("| model | sparsifier | block | seeds | CER % |")
-    assert lines[4] == "| rnn 440 | dense | - | 0 | 4.00 | 12.0 | 0.0 | 0.0 | 4.244 M | 0.0 | 0.0 |"
-    assert lines[5] == "| rnn 440 | bp | 4x4 | 0 | 5.00 | 15.0 | 85.0 | 90.0 | 0.471 M | -25.0 | -25.0 |"
+    lines = as_markdown(run_tables(rows(tmp_path))).splitlines()
+    assert [line.split() for line in lines[2:3] + lines[4:]] == [
+        [
+            "|",
+            "model",
+            "|",
+            "sparsifier",
+            "|",
+            "block",
+            "|",
+            "seeds",
+            "|",
+            "CER",
+            "%",
+            "|",
+            "WER",
+            "%",
+            "|",
+            "sparsity",
+            "%",
+            "|",
+            "of",
+            "prunable",
+            "%",
+            "|",
+            "nonzero",
+            "|",
+            "PERF",
+            "%",
+            "|",
+            "vs",
+            "same",
+            "width",
+            "%",
+            "|",
+        ],
+        [
+            "|",
+            "rnn",
+            "440",
+            "|",
+            "dense",
+            "|",
+            "-",
+            "|",
+            "0",
+            "|",
+            "4.00",
+            "|",
+            "12.0",
+            "|",
+            "0.0",
+            "|",
+            "0.0",
+            "|",
+            "4.244",
+            "M",
+            "|",
+            "0.0",
+            "|",
+            "0.0",
+            "|",
+        ],
+        [
+            "|",
+            "rnn",
+            "440",
+            "|",
+            "bp",
+            "|",
+            "4x4",
+            "|",
+            "0",
+            "|",
+            "5.00",
+            "|",
+            "15.0",
+            "|",
+            "85.0",
+            "|",
+            "90.0",
+            "|",
+            "0.471",
+            "M",
+            "|",
+            "-25.0",
+            "|",
+            "-25.0",
+            "|",
+        ],
+    ]
+
+
+def test_csv_has_all_digits_and_latex_a_line_for_each_row(tmp_path):
+    write_run(tmp_path, 0.0412345)
+    write_run(tmp_path, 0.05, sparsifier="bp")
+    [dense, pruned] = csv.DictReader(io.StringIO(as_csv(rows(tmp_path))))
+    assert float(dense["cer"]) == 0.0412345
+    assert (pruned["block"], pruned["seeds"], pruned["target"]) == ("4x4", "0", "0.9")
+    latex = as_latex(run_tables(rows(tmp_path)))
+    assert latex.count(r"\\") == 3
+    assert latex.startswith("% mini scale")
+
+
+def test_the_papers_rows_stand_beside_ours(tmp_path):
+    for seed, cer in enumerate((0.10, 0.12)):
+        write_run(tmp_path, cer, seed=seed)
+    write_run(tmp_path, 0.15, width=176)
+    write_run(tmp_path, 0.2, sparsifier="bp")  # 0.9 is not the target of the paper's row
+    write_run(tmp_path, 0.132, sparsifier="bp", target=0.896)
+    [table] = paper_tables(rows(tmp_path))
+    cells = {line[0]: dict(zip(table.headings, line, strict=True)) for line in table.cells}
+    assert list(cells) == [
+        *("RNN Dense 1760", "RNN Dense 704", "RNN Sparse 1760", "RNN Sparse 2560", "RNN Sparse 3072"),
+        *("GRU Dense 2560", "GRU Dense 704", "GRU Sparse 2560", "GRU Sparse 3584"),
+    ]
+    assert cells["RNN Dense 1760"]["ours: CER %"] == "11.00 ± 1.41"
+    assert cells["RNN Dense 1760"]["seeds"] == "0,1"
+    assert cells["RNN Dense 704"]["ours: PERF %"] == "-36.4"
+    sparse = cells["RNN Sparse 1760"]
+    assert (sparse["ours"], sparse["ours: CER %"], sparse["ours: PERF %"]) == ("rnn 440", "13.20", "-20.0")
+    assert (sparse["paper: M"], sparse["paper: CER %"], sparse["paper: PERF %"]) == ("7.3", "17.93", "-16.7")
+    assert (sparse["algorithm"], sparse["ours: M"]) == ("BP", "0.47")
+    assert cells["GRU Sparse 3584"]["ours: CER %"] == "-"
+    for paper in PAPER:  # its PERF is that of its CER, to rounding
+        reference = next(row for row in PAPER if row.cell == paper.cell and row.perf == 0)
+        assert paper.perf == pytest.approx((reference.cer - paper.cer) / reference.cer, abs=0.002)
+
+
+def test_a_run_that_lies_in_two_places_counts_once(tmp_path):
+    write_run(tmp_path, 0.04)
+    runs, _ = read_runs([tmp_path])
+    assert keep_runs(runs, tmp_path / "kept") == 1
+    runs, others = read_runs([tmp_path])
+    assert len(runs) == 1
+    assert "counted once" in others[0]
+    assert rows_of(runs)[0].seeds == (0,)
 
 
 def test_rows_stand_in_order(tmp_path):
@@ -118,8 +277,13 @@ def test_runs_that_did_not_finish_are_named(tmp_path):
     write_run(tmp_path, None, sparsifier="bp")
     broken = write_run(tmp_path, 0.05, sparsifier="glp")
     (broken / "result.json").write_text("{")
+    foreign = write_run(tmp_path, 0.05, sparsifier="gl")
+    (foreign / "result.json").write_text("[1]")
+    older = write_run(tmp_path, 0.05, width=176)
+    (older / "result.json").write_text('{"cer": 0.1}')
     runs, others = read_runs([tmp_path])
     assert len(runs) == 1
+    assert sum("of another program, or of another version" in line for line in others) == 2
     assert any(line.endswith(": failed") for line in others)
     assert any("unreadable" in line for line in others)
     (tmp_path / "empty").mkdir()
@@ -135,7 +299,10 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
     command = [sys.executable, str(REPORT), str(tmp_path / "runs"), "--out", str(tmp_path / "report")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "rnn 176  bp          16x16" in done.stdout
+    assert ["rnn", "176", "bp", "16x16"] in [line.split()[:4] for line in done.stdout.splitlines()]
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        *("report.md", "report.tex", "report.csv", "cer-sparsity.png"),
+    }
     assert "(cer-sparsity.png)" in (tmp_path / "report" / "report.md").read_text()
     height, width, _ = image.imread(tmp_path / "report" / "cer-sparsity.png").shape
     assert 1000 < width < 2000

@@ -29,10 +29,10 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def _panel(axes: Axes, group: str, rows: list[Row]) -> None:
-    models = list(dict.fromkeys((row.cell, row.width) for row in rows))
+    models = list(dict.fromkeys(row.model for row in rows))
     colours = {model: f"C{i % 10}" for i, model in enumerate(models)}
     for row in rows:
-        colour = colours[row.cell, row.width]
+        colour = colours[row.model]
         if row.sparsifier == "none":
             axes.axhline(100 * row.cer, color=colour, linestyle="--", linewidth=1)
             continue
@@ -66,8 +66,8 @@ def _label_blocks(axes: Axes, rows: list[Row]) -> None:
         )
 
 
-def _legend(rows: list[Row], colours: dict[tuple[str, int], str]) -> list[Line2D]:
-    handles = [Line2D([], [], color=c, linewidth=4, label=f"{m[0]} {m[1]}") for m, c in colours.items()]
+def _legend(rows: list[Row], colours: dict[str, str]) -> list[Line2D]:
+    handles = [Line2D([], [], color=c, linewidth=4, label=m) for m, c in colours.items()]
     used = dict.fromkeys(row.sparsifier for row in rows)
     handles += [
         Line2D([], [], color="black", marker=_MARKERS[s], linestyle="", label=s) for s in used if s != "none"

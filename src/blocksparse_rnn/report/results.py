@@ -1,17 +1,23 @@
 """Finished runs as rows: error rates, sparsity, and how they compare with dense runs."""
 
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.runs import RunFolder
+import yaml
 
-REFERENCE_WIDTH = {("paper", "rnn"): 1760, ("paper", "gru"): 2560, ("mini", "rnn"): 440, ("mini", "gru"): 640}
-"""Width of each family's dense reference row, by scale; 1760 and 2560 are the paper's."""
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runs import RunFolder, identity
+
+REFERENCE = {"rnn": 1760, "gru": 2560}
+"""Width of each family's dense reference row, as the paper numbers its rows."""
+_SCHEDULES = {"PaperSchedule": "paper", "CubicSchedule": "cubic"}
+_NEEDED = {
+    "result.json": ("name", "cer", "wer", "sparsity/total", "sparsity/prunable", "parameters", "identity"),
+    "config.yaml": ("model", "width", "block", "seed", "sparsifier", "optimizer", "scale", "trainer", "data"),
+}
 _ORDER = ("none", "bp", "glp", "gl")
 
 
@@ -19,6 +25,7 @@ _ORDER = ("none", "bp", "glp", "gl")
 class Run:
     """A finished run: what was chosen and what came out."""
 
+    path: Path
     settings: dict[str, Any]
     result: dict[str, Any]
 
@@ -34,6 +41,32 @@ class Run:
     def block(self) -> str:
         block = str(self.settings["block"])
         return "" if self.sparsifier == "none" else block if "x" in block else f"{block}x{block}"
+
+    @property
+    def algorithm(self) -> str:
+        """The sparsifier, and what distinguishes it from others of its name."""
+        node = self.settings["sparsifier"]
+        if self.sparsifier == "none":
+            return "dense"
+        if self.sparsifier == "gl":
+            return f"gl {node['group_lasso']['lambda_g']:g}"
+        return self.sparsifier if self.schedule == "paper" else f"{self.sparsifier} {self.schedule}"
+
+    @property
+    def schedule(self) -> str | None:
+        pruning = self.settings["sparsifier"].get("block_pruning")
+        return None if pruning is None else _SCHEDULES[pruning["schedule"]["_target_"].rpartition(".")[2]]
+
+    @property
+    def target(self) -> float | None:
+        return self.settings["sparsifier"].get("block_pruning", {}).get("target_sparsity")
+
+    @property
+    def paper_width(self) -> int | None:
+        """The width of the paper's row that this run's width stands for at its scale."""
+        widths = self.settings["scale"].get("row_width", {})
+        names = [name for name, width in widths.items() if width == self.settings["width"]]
+        return int(names[0].removeprefix("w")) if names else None
 
     @property
     def group(self) -> str:
@@ -54,10 +87,8 @@ class Run:
 
     @property
     def choices(self) -> str:
-        """Everything that identifies the run besides its seed and data."""
-        return json.dumps(
-            [self.model, self.settings["sparsifier"], self.settings["optimizer"]], sort_keys=True
-        )
+        """Everything on which the result depends besides the seed."""
+        return identity(self.settings | {"seed": None})
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,11 @@ class Row:
     group: str
     cell: str
     width: int
+    paper_width: int | None
     sparsifier: str
+    algorithm: str
+    schedule: str | None
+    target: float | None
     block: str
     seeds: tuple[int, ...]
     cer: float
@@ -82,6 +117,10 @@ class Row:
     against_dense: float | None
     """The same against the dense run of the same width."""
 
+    @property
+    def model(self) -> str:
+        return f"{self.cell} {self.width}"
+
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """Every finished run below some folders, and a line for each run that is not finished.
@@ -89,7 +128,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     Raises:
         UserError: a folder doesn't exist, or none holds a finished run.
     """
-    runs: list[Run] = []
+    runs: dict[str, Run] = {}
     others: list[str] = []
     for folder in folders:
         if not folder.is_dir():
@@ -97,17 +136,32 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
         for config in sorted(folder.rglob("config.yaml")):
             run = RunFolder(config.parent)
             try:
-                result = run.result()
-                if result is None:
+                if (run.path / "result.json").exists():
+                    found = _read(run)
+                    key = found.result["identity"]
+                    if key in runs:
+                        others.append(f"{run.path}: the same run as {runs[key].path}, counted once")
+                    else:
+                        runs[key] = found
+                else:
                     others.append(f"{run.path}: {run.status().get('state', 'not started')}")
-                elif "cer" in result and "sparsifier" in (settings := run.settings()):
-                    runs.append(Run(settings, result))
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, yaml.YAMLError) as error:
                 others.append(f"{run.path}: unreadable ({str(error).splitlines()[0]})")
     if not runs:
         named = ", ".join(map(str, folders))
         raise UserError(f"{named}: no finished run in it ({len(others)} others); train one with src/train.py")
-    return runs, others
+    return list(runs.values()), others
+
+
+def _read(run: RunFolder) -> Run:
+    """A finished run; ValueError where its files are not such as this version writes."""
+    settings, result = run.settings(), run.result()
+    for name, content in {"result.json": result, "config.yaml": settings}.items():
+        missing = [key for key in _NEEDED[name] if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise ValueError(f"{name} lacks {', '.join(missing)}: of another program, or of another version")
+    assert result is not None
+    return Run(run.path, settings, result)
 
 
 def rows_of(runs: list[Run]) -> list[Row]:
@@ -121,7 +175,8 @@ def rows_of(runs: list[Run]) -> list[Row]:
 
 def _order(row: Row) -> tuple:
     block = [int(side) for side in row.block.split("x")] if row.block else []
-    return row.group, row.cell != "rnn", row.width, _ORDER.index(row.sparsifier), block, row.seeds
+    algorithm = _ORDER.index(row.sparsifier), row.schedule == "cubic"
+    return row.group, row.cell != "rnn", row.width, *algorithm, block, row.prunable_sparsity, row.seeds
 
 
 def _row(point: list[Run], runs: list[Run]) -> Row:
@@ -133,12 +188,16 @@ def _row(point: list[Run], runs: list[Run]) -> Row:
         for key in ("wer", "sparsity/total", "sparsity/prunable")
     }
     cer = statistics.mean(cers)
-    reference = REFERENCE_WIDTH.get((first.settings["scale"]["name"], cell))
+    reference = first.settings["scale"].get("row_width", {}).get(f"w{REFERENCE[cell]}")
     return Row(
         group=first.group,
         cell=cell,
         width=width,
+        paper_width=first.paper_width,
         sparsifier=first.sparsifier,
+        algorithm=first.algorithm,
+        schedule=first.schedule,
+        target=first.target,
         block=first.block,
         seeds=tuple(sorted(run.settings["seed"] for run in point)),
         cer=cer,

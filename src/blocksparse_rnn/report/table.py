@@ -1,60 +1,100 @@
-"""Rows as text: aligned for a terminal, or as markdown."""
+"""Tables as text: aligned for a terminal, markdown, LaTeX or CSV."""
 
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
+
+from tabulate import tabulate
 
 from blocksparse_rnn.report.results import Row
 
+EMPTY = "-"
 _HEADINGS = (
     *("model", "sparsifier", "block", "seeds", "CER %", "WER %", "sparsity %", "of prunable %"),
     *("nonzero", "PERF %", "vs same width %"),
 )
-_LEFT = 3  # columns of words; the rest are numbers
-_EMPTY = "-"
 
 
-def as_text(rows: list[Row]) -> str:
-    """Aligned tables, one for each group of runs that may be compared."""
-    parts = []
-    for group, of_group in groupby(rows, key=lambda row: row.group):
-        cells = [_HEADINGS, *(_cells(row) for row in of_group)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(_HEADINGS))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < _LEFT else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
-        parts.append("\n".join([group, *lines]))
-    return "\n\n".join(parts)
+@dataclass(frozen=True)
+class Table:
+    """Cells with a title and headings; the first `words` columns are words, the rest numbers."""
+
+    title: str
+    headings: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    words: int
+
+    def render(self, form: str) -> str:
+        """The cells in one of tabulate's formats, such as `plain`, `github` or `latex_booktabs`."""
+        align = ["left"] * self.words + ["right"] * (len(self.headings) - self.words)
+        return tabulate(
+            self.cells,
+            self.headings,
+            tablefmt=form,
+            colalign=align,
+            disable_numparse=True,
+        )
 
 
-def as_markdown(rows: list[Row]) -> str:
-    """The same as markdown."""
-    parts = []
-    for group, of_group in groupby(rows, key=lambda row: row.group):
-        marks = ["---" if i < _LEFT else "---:" for i in range(len(_HEADINGS))]
-        lines = ["| " + " | ".join(line) + " |" for line in [_HEADINGS, marks, *map(_cells, of_group)]]
-        parts.append("\n".join([f"### {group}", "", *lines, ""]))
-    return "\n".join(parts)
+def run_tables(rows: list[Row]) -> list[Table]:
+    """A table for each group of runs that may be compared."""
+    groups = groupby(rows, key=lambda row: row.group)
+    return [Table(group, _HEADINGS, [_cells(row) for row in of_group], words=3) for group, of_group in groups]
+
+
+def as_text(tables: list[Table]) -> str:
+    """For a terminal."""
+    return "\n\n".join(f"{table.title}\n{table.render('plain')}" for table in tables)
+
+
+def as_markdown(tables: list[Table]) -> str:
+    """For a page."""
+    return "\n".join(f"### {table.title}\n\n{table.render('github')}\n" for table in tables)
+
+
+def as_latex(tables: list[Table]) -> str:
+    """For a paper; needs the package booktabs."""
+    return "\n\n".join(f"% {table.title}\n{table.render('latex_booktabs')}" for table in tables) + "\n"
+
+
+def as_csv(rows: list[Row]) -> str:
+    """All figures unrounded, a line for each row."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = asdict(row)
+        writer.writerow(values | {"seeds": " ".join(map(str, row.seeds))})
+    return file.getvalue()
+
+
+def percent(value: float | None, places: int = 1) -> str:
+    """A fraction as a percentage; nothing as a dash."""
+    if value is None:
+        return EMPTY
+    text = f"{100 * value:.{places}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def rate(row: Row) -> str:
+    """A row's CER, with its standard deviation where there are several seeds."""
+    spread = "" if row.cer_deviation is None else f" ± {percent(row.cer_deviation, 2)}"
+    return percent(row.cer, 2) + spread
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    deviation = "" if row.cer_deviation is None else f" ± {100 * row.cer_deviation:.2f}"
     return (
-        f"{row.cell} {row.width}",
-        "dense" if row.sparsifier == "none" else row.sparsifier,
-        row.block or _EMPTY,
+        row.model,
+        row.algorithm,
+        row.block or EMPTY,
         ",".join(map(str, row.seeds)),
-        f"{100 * row.cer:.2f}{deviation}",
-        f"{100 * row.wer:.1f}",
-        f"{100 * row.sparsity:.1f}",
-        f"{100 * row.prunable_sparsity:.1f}",
+        rate(row),
+        percent(row.wer),
+        percent(row.sparsity),
+        percent(row.prunable_sparsity),
         f"{row.nonzero / 1e6:.3f} M",
-        _percent(row.perf),
-        _percent(row.against_dense),
+        percent(row.perf),
+        percent(row.against_dense),
     )
-
-
-def _percent(value: float | None) -> str:
-    return _EMPTY if value is None else f"{100 * value:.1f}".replace("-0.0", "0.0")

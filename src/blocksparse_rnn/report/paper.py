@@ -1,0 +1,97 @@
+"""The paper's table beside ours.
+
+Source: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural Networks", 2017, table of results.
+The block of its sparse rows is recalled to be 4x4.
+"""
+
+from itertools import groupby
+from typing import NamedTuple
+
+from blocksparse_rnn.report.results import Row
+from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
+
+
+class PaperRow(NamedTuple):
+    """A line of the paper's table; rates are fractions."""
+
+    cell: str
+    width: int
+    sparsifier: str
+    parameters: float
+    """Millions, not zero."""
+    sparsity: float
+    """Among all parameters."""
+    target: float | None
+    """Sparsity of the prunable parameters that makes it, at the paper's scale."""
+    cer: float
+    perf: float
+
+
+PAPER = (
+    PaperRow("rnn", 1760, "none", 67, 0.0, None, 0.1536, 0.0),
+    PaperRow("rnn", 704, "none", 11.6, 0.0, None, 0.1895, -0.234),
+    PaperRow("rnn", 1760, "bp", 7.3, 0.892, 0.896, 0.1793, -0.167),
+    PaperRow("rnn", 2560, "glp", 12.9, 0.908, 0.910, 0.1589, -0.034),
+    PaperRow("rnn", 3072, "bp", 25.8, 0.873, 0.875, 0.1566, -0.019),
+    PaperRow("gru", 2560, "none", 115, 0.0, None, 0.1542, 0.0),
+    PaperRow("gru", 704, "none", 11.0, 0.0, None, 0.2126, -0.379),
+    PaperRow("gru", 2560, "glp", 10.8, 0.906, 0.909, 0.1678, -0.088),
+    PaperRow("gru", 3584, "bp", 25.6, 0.884, 0.886, 0.1623, -0.052),
+)
+_HEADINGS = (
+    *("row", "algorithm", "ours", "paper: M", "ours: M", "paper: sparsity %", "ours: sparsity %"),
+    *("of prunable %", "paper: CER %", "ours: CER %", "paper: PERF %", "ours: PERF %", "seeds"),
+)
+
+
+def paper_tables(rows: list[Row]) -> list[Table]:
+    """The nine rows, the paper's figures beside ours, for each group of runs that has any of them."""
+    tables = []
+    for group, of_group in groupby(rows, key=lambda row: row.group):
+        ours = list(of_group)
+        matches = [match(paper, ours) for paper in PAPER]
+        if any(matches):
+            lines = [_cells(paper, row) for paper, row in zip(PAPER, matches, strict=True)]
+            tables.append(Table(f"The paper's table, {group}", _HEADINGS, lines, words=3))
+    return tables
+
+
+def match(paper: PaperRow, rows: list[Row]) -> Row | None:
+    """Our row for one of the paper's."""
+    wanted = (paper.cell, paper.width, paper.sparsifier, paper.target)
+    for row in rows:
+        plain = row.sparsifier == "none" or (row.block == "4x4" and row.schedule == "paper")
+        if plain and (row.cell, row.paper_width, row.sparsifier, row.target) == wanted:
+            return row
+    return None
+
+
+def _cells(paper: PaperRow, row: Row | None) -> tuple[str, ...]:
+    kind = "Dense" if paper.sparsifier == "none" else "Sparse"
+    ours = [EMPTY] * 7
+    if row is not None:
+        ours = [
+            row.model,
+            f"{row.nonzero / 1e6:.2f}",
+            percent(row.sparsity),
+            percent(row.prunable_sparsity),
+            rate(row),
+            percent(row.perf),
+            ",".join(map(str, row.seeds)),
+        ]
+    model, nonzero, sparsity, prunable, cer, perf, seeds = ours
+    return (
+        f"{paper.cell.upper()} {kind} {paper.width}",
+        EMPTY if paper.sparsifier == "none" else paper.sparsifier.upper(),
+        model,
+        f"{paper.parameters:g}",
+        nonzero,
+        percent(paper.sparsity),
+        sparsity,
+        prunable,
+        percent(paper.cer, 2),
+        cer,
+        percent(paper.perf),
+        perf,
+        seeds,
+    )

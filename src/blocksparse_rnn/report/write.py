@@ -1,0 +1,32 @@
+"""The files of a report."""
+
+from pathlib import Path
+
+from blocksparse_rnn.errors import cannot_write
+from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.report.plot import draw
+from blocksparse_rnn.report.results import Row
+from blocksparse_rnn.report.table import Table, as_csv, as_latex, as_markdown
+
+
+def write_report(folder: Path, rows: list[Row], tables: list[Table]) -> list[Path]:
+    """Write tables and pictures; returns the files.
+
+    Raises:
+        UserError: no permission, no space.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    picture = folder / "cer-sparsity.png"
+    draw(rows, picture)
+    texts = {
+        "report.md": as_markdown(tables) + f"\n![CER against sparsity]({picture.name})\n",
+        "report.tex": as_latex(tables),
+        "report.csv": as_csv(rows),
+    }
+    for name, text in texts.items():
+        with durable_file(folder / name, "w") as file:
+            file.write(text)
+    return [*(folder / name for name in texts), picture]
