@@ -1,8 +1,8 @@
-"""Compare finished runs: tables of error rates, sparsity and losses, and a picture.
+"""Compare finished runs: tables of error rates, sparsity and losses, pictures, and a page to explore.
 
 python src/report.py outputs/                       # print the table
 python src/report.py outputs/ --paper               # and the paper's table beside ours
-python src/report.py outputs/demo --out report/     # and write them as markdown, LaTeX and CSV, with pictures
+python src/report.py outputs/demo --out report/     # and write them, with pictures and dashboard.html
 python src/report.py outputs/ --keep results/mini   # copy what a report needs, without checkpoints
 """
 
@@ -24,7 +24,7 @@ def program() -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path, help="folders with runs, at any depth")
     parser.add_argument("--paper", action="store_true", help="the paper's nine rows beside ours")
-    parser.add_argument("--out", type=Path, help="folder for tables and pictures")
+    parser.add_argument("--out", type=Path, help="folder for tables, pictures and dashboard.html")
     parser.add_argument("--keep", type=Path, help="folder for copies of the finished runs' results")
     arguments = parser.parse_args()
     runs, others = read_runs(arguments.folders)
@@ -34,7 +34,7 @@ def program() -> None:
     if others:
         print(f"\nleft out: {len(others)}", *others, sep="\n  ")
     if arguments.out:
-        written = write_report(arguments.out, rows, tables)
+        written = write_report(arguments.out, runs, rows, tables)
         print(f"\nwritten: {', '.join(map(str, written))}")
     if arguments.keep:
         print(f"\nkept: {keep_runs(runs, arguments.keep)} runs in {arguments.keep}")

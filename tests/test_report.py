@@ -301,7 +301,7 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
     assert done.returncode == 0, done.stderr
     assert ["rnn", "176", "bp", "16x16"] in [line.split()[:4] for line in done.stdout.splitlines()]
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        *("report.md", "report.tex", "report.csv", "cer-sparsity.png"),
+        *("report.md", "report.tex", "report.csv", "cer-sparsity.png", "dashboard.html"),
     }
     assert "(cer-sparsity.png)" in (tmp_path / "report" / "report.md").read_text()
     height, width, _ = image.imread(tmp_path / "report" / "cer-sparsity.png").shape

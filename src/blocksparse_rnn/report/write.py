@@ -4,13 +4,14 @@ from pathlib import Path
 
 from blocksparse_rnn.errors import cannot_write
 from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.report.dashboard import write_dashboard
 from blocksparse_rnn.report.plot import draw
-from blocksparse_rnn.report.results import Row
+from blocksparse_rnn.report.results import Row, Run
 from blocksparse_rnn.report.table import Table, as_csv, as_latex, as_markdown
 
 
-def write_report(folder: Path, rows: list[Row], tables: list[Table]) -> list[Path]:
-    """Write tables and pictures; returns the files.
+def write_report(folder: Path, runs: list[Run], rows: list[Row], tables: list[Table]) -> list[Path]:
+    """Write tables, pictures and the page to explore; returns the files.
 
     Raises:
         UserError: no permission, no space.
@@ -29,4 +30,6 @@ def write_report(folder: Path, rows: list[Row], tables: list[Table]) -> list[Pat
     for name, text in texts.items():
         with durable_file(folder / name, "w") as file:
             file.write(text)
-    return [*(folder / name for name in texts), picture]
+    page = folder / "dashboard.html"
+    write_dashboard(runs, page)
+    return [*(folder / name for name in texts), picture, page]

@@ -1,0 +1,92 @@
+"""One page to explore runs: table, scatter, curves, settings side by side, masks. No network, no server."""
+
+import base64
+import csv
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.report.results import Run
+
+_CURVES = ("val/cer", "val/loss", "train/loss", "sparsity/prunable", "sparsity/total")
+_POINTS = 200  # of a curve, at most
+_TEMPLATE = "dashboard.html"
+
+
+def write_dashboard(runs: list[Run], path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        UserError: no permission, no space.
+    """
+    template = (files(__package__) / _TEMPLATE).read_text(encoding="utf-8")
+    # Inside a script element only "<" could end it: no name of a run can become markup.
+    data = json.dumps([_entry(run) for run in runs], separators=(",", ":")).replace("<", "\\u003c")
+    page = template.replace("/*PLOTLY*/", get_plotlyjs().replace("</script", "<\\/script"))
+    with durable_file(path, "w") as file:
+        file.write(page.replace("/*RUNS*/", data))
+
+
+def _entry(run: Run) -> dict[str, Any]:
+    """All that the page shows of a run."""
+    result = run.result
+    cell, width = run.model
+    return {
+        "name": result["name"],
+        "group": run.group,
+        "model": f"{cell} {width}",
+        "algorithm": run.algorithm,
+        "block": run.block,
+        "seed": run.settings["seed"],
+        "sweep": result.get("sweep"),
+        "cer": result["cer"],
+        "wer": result["wer"],
+        "sparsity": result["sparsity/total"],
+        "prunable": result["sparsity/prunable"],
+        "nonzero": result["parameters"]["nonzero"],
+        "seconds": result.get("wall_seconds"),
+        "settings": dict(_flat(run.settings)),
+        "matrices": result.get("sparsity/matrices", {}),
+        "curves": _curves(run.path / "metrics.csv"),
+        "masks": _picture(run.path / "masks.png"),
+    }
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Settings by dotted name, as text."""
+    pairs = []
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", json.dumps(value)))
+    return pairs
+
+
+def _curves(path: Path) -> dict[str, list[list[float]]]:
+    """Metric -> [steps, values], thinned out evenly; nothing where a run has no metrics."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                if line["metric"] in _CURVES:
+                    steps, values = curves.setdefault(line["metric"], ([], []))
+                    steps.append(int(line["step"]))
+                    values.append(float(line["value"]))
+    return {name: [_thinned(axis) for axis in axes] for name, axes in curves.items()}
+
+
+def _thinned(values: list[float]) -> list[float]:
+    if len(values) <= _POINTS:
+        return values
+    return [values[round(i * (len(values) - 1) / (_POINTS - 1))] for i in range(_POINTS)]
+
+
+def _picture(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
