@@ -15,6 +15,7 @@ from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.report.keep import keep_runs
 from blocksparse_rnn.report.paper import PAPER, paper_tables
+from blocksparse_rnn.report.plot import pareto_front
 from blocksparse_rnn.report.results import read_runs, rows_of
 from blocksparse_rnn.report.table import as_csv, as_latex, as_markdown, as_text, run_tables
 
@@ -70,6 +71,7 @@ def write_run(
         "wer": 3 * cer,
         "sparsity/total": 0.85 if sparse else 0.0,
         "sparsity/prunable": 0.9 if sparse else 0.0,
+        "sparsity/matrices": {"recurrent.0.weight_hh": 0.9, "fc.weight": 0.8} if sparse else {},
         "parameters": {"nonzero": 471_000 if sparse else 4_244_000},
     }
     (path / "result.json").write_text(json.dumps(result))
@@ -263,6 +265,11 @@ def test_a_run_that_lies_in_two_places_counts_once(tmp_path):
     assert rows_of(runs)[0].seeds == (0,)
 
 
+def test_the_pareto_front_is_what_no_other_beats_in_both():
+    points = [(0.8, 0.05), (0.9, 0.06), (0.9, 0.07), (0.85, 0.065), (0.95, 0.10), (0.7, 0.051)]
+    assert pareto_front(points) == [(0.8, 0.05), (0.9, 0.06), (0.95, 0.10)]
+
+
 def test_rows_stand_in_order(tmp_path):
     for sparsifier, block in (("glp", 4), ("bp", 16), ("bp", "8x2"), ("bp", 4), ("none", 4)):
         write_run(tmp_path, 0.1, sparsifier=sparsifier, block=block)
@@ -301,7 +308,8 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
     assert done.returncode == 0, done.stderr
     assert ["rnn", "176", "bp", "16x16"] in [line.split()[:4] for line in done.stdout.splitlines()]
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        *("report.md", "report.tex", "report.csv", "cer-sparsity.png", "dashboard.html"),
+        *("report.md", "report.tex", "report.csv", "dashboard.html"),
+        *("cer-sparsity.png", "cer-nonzero.png", "cer-block.png", "schedules.png", "layers.png"),
     }
     assert "(cer-sparsity.png)" in (tmp_path / "report" / "report.md").read_text()
     height, width, _ = image.imread(tmp_path / "report" / "cer-sparsity.png").shape

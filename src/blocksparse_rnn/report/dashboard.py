@@ -1,8 +1,8 @@
 """One page to explore runs: table, scatter, curves, settings side by side, masks. No network, no server."""
 
 import base64
-import csv
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.results import Run
 
 _CURVES = ("val/cer", "val/loss", "train/loss", "sparsity/prunable", "sparsity/total")
@@ -51,7 +52,7 @@ def _entry(run: Run) -> dict[str, Any]:
         "seconds": result.get("wall_seconds"),
         "settings": dict(_flat(run.settings)),
         "matrices": result.get("sparsity/matrices", {}),
-        "curves": _curves(run.path / "metrics.csv"),
+        "curves": _curves(run),
         "masks": _picture(run.path / "masks.png"),
     }
 
@@ -67,22 +68,15 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _curves(path: Path) -> dict[str, list[list[float]]]:
-    """Metric -> [steps, values], thinned out evenly; nothing where a run has no metrics."""
-    curves: dict[str, tuple[list[float], list[float]]] = {}
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if line["metric"] in _CURVES:
-                    steps, values = curves.setdefault(line["metric"], ([], []))
-                    steps.append(int(line["step"]))
-                    values.append(float(line["value"]))
-    return {name: [_thinned(axis) for axis in axes] for name, axes in curves.items()}
+def _curves(run: Run) -> dict[str, list[list[float]]]:
+    """Metric -> [steps, values], thinned out evenly."""
+    curves = read_curves(run)
+    return {m: [_thinned(axis) for axis in curves[m]] for m in _CURVES if m in curves}
 
 
-def _thinned(values: list[float]) -> list[float]:
+def _thinned(values: Sequence[float]) -> list[float]:
     if len(values) <= _POINTS:
-        return values
+        return list(values)
     return [values[round(i * (len(values) - 1) / (_POINTS - 1))] for i in range(_POINTS)]
 
 

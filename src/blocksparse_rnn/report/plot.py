@@ -1,63 +1,215 @@
-"""CER against sparsity, a panel for each group of runs that may be compared."""
+"""Pictures of runs: error rates against sparsity, size and block, and how sparsity came about."""
 
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 
 from blocksparse_rnn.files import durable_file
-from blocksparse_rnn.report.results import Row
+from blocksparse_rnn.report.curves import read_curves
+from blocksparse_rnn.report.results import Row, Run
 
-_MARKERS = {"bp": "o", "glp": "s", "gl": "^"}
+_MARKERS = {"none": "D", "bp": "o", "glp": "s", "gl": "^"}
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    """Draw all rows: a colour for each model, a marker for each sparsifier, dense models as lines.
+def draw_all(folder: Path, runs: list[Run], rows: list[Row]) -> list[Path]:
+    """Draw every picture that these runs have something for; returns the files.
 
     Raises:
         UserError: no permission, no space.
     """
-    groups = [(group, list(of_group)) for group, of_group in groupby(rows, key=lambda row: row.group)]
-    figure = Figure(figsize=(9, 5 * len(groups)), dpi=140, layout="constrained")
-    panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
-    for axes, (group, of_group) in zip(panels, groups, strict=True):
-        _panel(axes, group, of_group)
+    pruned = [run for run in runs if run.sparsifier != "none"]
+    figures = {
+        "cer-sparsity.png": panels(rows, sparsity_panel),
+        "cer-nonzero.png": panels(rows, nonzero_panel),
+        "cer-block.png": panels(rows, block_panel) if len({row.block for row in rows}) > 2 else None,
+        "schedules.png": schedules(pruned) if pruned else None,
+        "layers.png": layers(pruned) if pruned else None,
+    }
+    paths = []
+    for name, figure in figures.items():
+        if figure is not None:
+            save(figure, folder / name)
+            paths.append(folder / name)
+    return paths
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        UserError: no permission, no space.
+    """
     with durable_file(path) as file:
         figure.savefig(file, format="png")
 
 
-def _panel(axes: Axes, group: str, rows: list[Row]) -> None:
-    models = list(dict.fromkeys(row.model for row in rows))
-    colours = {model: f"C{i % 10}" for i, model in enumerate(models)}
+def panels(rows: list[Row], panel: Callable[[Axes, list[Row]], None]) -> Figure:
+    """A panel for each group of runs that may be compared."""
+    groups = [(group, list(of_group)) for group, of_group in groupby(rows, key=lambda row: row.group)]
+    figure = Figure(figsize=(9, 5 * len(groups)), dpi=140, layout="constrained")
+    for axes, (group, of_group) in zip(_axes(figure, len(groups)), groups, strict=True):
+        panel(axes, of_group)
+        axes.set_ylabel("test CER, %")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.set_title(group, fontsize=9)
+    return figure
+
+
+def sparsity_panel(axes: Axes, rows: list[Row]) -> None:
+    """CER against sparsity: a colour for each model, a marker for each sparsifier, dense models as lines,
+    and through the points that no other beats in both the Pareto front."""
+    colours = _colours(row.model for row in rows)
     for row in rows:
-        colour = colours[row.model]
         if row.sparsifier == "none":
-            axes.axhline(100 * row.cer, color=colour, linestyle="--", linewidth=1)
-            continue
-        error = None if row.cer_deviation is None else 100 * row.cer_deviation
-        x, y = 100 * row.prunable_sparsity, 100 * row.cer
-        axes.errorbar(x, y, yerr=error, color=colour, marker=_MARKERS[row.sparsifier], capsize=3)
-    _label_blocks(axes, [row for row in rows if row.sparsifier != "none"])
+            axes.axhline(100 * row.cer, color=colours[row.model], linestyle="--", linewidth=1)
+        else:
+            _point(axes, 100 * row.prunable_sparsity, row, colours[row.model])
+    pruned = [row for row in rows if row.sparsifier != "none"]
+    front = pareto_front([(row.prunable_sparsity, row.cer) for row in pruned])
+    if len(front) > 1:
+        axes.plot(
+            [100 * x for x, _ in front], [100 * y for _, y in front], color="grey", linewidth=0.8, zorder=0
+        )
+    _label(axes, pruned, lambda row: 100 * row.prunable_sparsity, lambda row: row.block)
     axes.set_xlabel("sparsity of the prunable weights, %")
-    axes.set_ylabel("test CER, %")
-    axes.set_ylim(bottom=0)
     # At least ten points wide: sparsities that differ by hundredths are the same.
-    shares = [100 * row.prunable_sparsity for row in rows if row.sparsifier != "none"] or [50.0]
+    shares = [100 * row.prunable_sparsity for row in pruned] or [50.0]
     axes.set_xlim(min(shares) - 5, min(max(shares) + 5, 101))
-    axes.grid(alpha=0.3)
-    axes.set_title(group, fontsize=9)
-    axes.legend(handles=_legend(rows, colours), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _legend(axes, rows, colours, dense="--", front=len(front) > 1)
 
 
-def _label_blocks(axes: Axes, rows: list[Row]) -> None:
-    """Write each point's block beside it, by turns right and left so that neighbours stay apart."""
+def nonzero_panel(axes: Axes, rows: list[Row]) -> None:
+    """CER against parameters that are not zero, dense and sparse on one axis."""
+    colours = _colours(row.model for row in rows)
+    for row in rows:
+        _point(axes, row.nonzero / 1e6, row, colours[row.model])
+    for cell in dict.fromkeys(row.cell for row in rows):
+        dense = sorted(
+            (r.nonzero / 1e6, 100 * r.cer) for r in rows if r.cell == cell and r.sparsifier == "none"
+        )
+        axes.plot(*zip(*dense, strict=True) if dense else ([], []), color="grey", linewidth=0.8, zorder=0)
+    _label(axes, rows, lambda row: row.nonzero / 1e6, lambda row: row.block)
+    axes.set_xscale("log")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(ScalarFormatter())
+    axes.set_xlabel("parameters that are not zero, M")
+    _legend(axes, rows, colours, dense="D", front=False)
+
+
+def block_panel(axes: Axes, rows: list[Row]) -> None:
+    """CER against block size, a line for each model, algorithm and sparsity."""
+    blocks = sorted({row.block for row in rows if row.block}, key=_elements)
+    colours = _colours(row.model for row in rows)
+    styles = {"paper": "-", "cubic": ":", None: "-."}
+    series = sorted((row for row in rows if row.block), key=_series)
+    for key, members in groupby(series, key=_series):
+        line = sorted(members, key=lambda row: _elements(row.block))
+        axes.plot(
+            [blocks.index(row.block) for row in line],
+            [100 * row.cer for row in line],
+            color=colours[line[0].model],
+            marker=_MARKERS[line[0].sparsifier],
+            linestyle=styles[line[0].schedule],
+            label=f"{key[0]} {key[1]} {key[2]:.0f} %",
+        )
+    for row in rows:
+        if row.sparsifier == "none":
+            axes.axhline(100 * row.cer, color=colours[row.model], linestyle="--", linewidth=1)
+    axes.set_xticks(range(len(blocks)), blocks)
+    axes.set_xlabel("block")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def schedules(runs: list[Run]) -> Figure:
+    """How the sparsity of each run rose, and its error rate on the way."""
+    figure = Figure(figsize=(9, 7), dpi=140, layout="constrained")
+    curves = [read_curves(run) for run in runs]
+    names = {"sparsity/prunable": "sparsity, %", "val/cer": "dev CER, %"}
+    for axes, (metric, name) in zip(_axes(figure, 2), names.items(), strict=True):
+        for run, of_run in zip(runs, curves, strict=True):
+            steps, values = of_run.get(metric, ([], []))
+            axes.plot(steps, [100 * v for v in values], linewidth=1, label=label(run))
+        axes.set_ylabel(name)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    if len(runs) <= 20:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=7)
+    return figure
+
+
+def layers(runs: list[Run]) -> Figure:
+    """Sparsity of every matrix and gate, a column for each run; families apart, since their matrices are."""
+    families = [
+        list(each) for _, each in groupby(sorted(runs, key=lambda r: r.model), key=lambda r: r.model[0])
+    ]
+    most = max(len(run.result["sparsity/matrices"]) for run in runs)
+    figure = Figure(figsize=(9, 2 + 0.2 * most * len(families)), dpi=140, layout="constrained")
+    for axes, family in zip(_axes(figure, len(families)), families, strict=True):
+        names = list(dict.fromkeys(name for run in family for name in run.result["sparsity/matrices"]))
+        shares = [
+            [100 * run.result["sparsity/matrices"].get(name, np.nan) for run in family] for name in names
+        ]
+        picture = axes.imshow(shares, aspect="auto", vmin=0, vmax=100, cmap="viridis")
+        axes.set_yticks(range(len(names)), [name.removeprefix("recurrent.") for name in names], fontsize=6)
+        axes.set_xticks(range(len(family)), [label(run) for run in family], rotation=90, fontsize=6)
+        figure.colorbar(picture, ax=axes, label="sparsity, %")
+    return figure
+
+
+def label(run: Run) -> str:
+    """A run in few words."""
+    cell, width = run.model
+    target = "" if run.target is None else f" {100 * run.target:g} %"
+    return f"{cell} {width} {run.algorithm} {run.block}{target}"
+
+
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (sparsity, error rate) that no other beats in both, from dense to sparse."""
+    front: list[tuple[float, float]] = []
+    for sparsity, rate in sorted(points, key=lambda point: (-point[0], point[1])):
+        if not front or rate < front[-1][1]:
+            front.append((sparsity, rate))
+    return front[::-1]
+
+
+def _axes(figure: Figure, count: int) -> list[Axes]:
+    return list(figure.subplots(count, 1, squeeze=False)[:, 0])
+
+
+def _colours(models: Iterable[str]) -> dict[str, str]:
+    return {model: f"C{i % 10}" for i, model in enumerate(dict.fromkeys(models))}
+
+
+def _elements(block: str) -> int:
+    rows, columns = block.split("x")
+    return int(rows) * int(columns)
+
+
+def _series(row: Row) -> tuple[str, str, float]:
+    return row.model, row.algorithm, round(100 * row.prunable_sparsity)
+
+
+def _point(axes: Axes, x: float, row: Row, colour: str) -> None:
+    error = None if row.cer_deviation is None else 100 * row.cer_deviation
+    hollow = "none" if row.schedule == "cubic" else colour
+    marker = _MARKERS[row.sparsifier]
+    axes.errorbar(x, 100 * row.cer, yerr=error, color=colour, marker=marker, mfc=hollow, capsize=3)
+
+
+def _label(axes: Axes, rows: list[Row], x: Callable[[Row], float], text: Callable[[Row], str]) -> None:
+    """Write beside each point, by turns right and left so that neighbours stay apart."""
     for i, row in enumerate(sorted(rows, key=lambda row: row.cer)):
         right = i % 2 == 0
         axes.annotate(
-            row.block,
-            (100 * row.prunable_sparsity, 100 * row.cer),
+            text(row),
+            (x(row), 100 * row.cer),
             xytext=(7 if right else -7, 0),
             textcoords="offset points",
             ha="left" if right else "right",
@@ -66,12 +218,20 @@ def _label_blocks(axes: Axes, rows: list[Row]) -> None:
         )
 
 
-def _legend(rows: list[Row], colours: dict[str, str]) -> list[Line2D]:
-    handles = [Line2D([], [], color=c, linewidth=4, label=m) for m, c in colours.items()]
-    used = dict.fromkeys(row.sparsifier for row in rows)
-    handles += [
-        Line2D([], [], color="black", marker=_MARKERS[s], linestyle="", label=s) for s in used if s != "none"
-    ]
-    if "none" in used:
-        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="dense"))
-    return handles
+def _legend(axes: Axes, rows: list[Row], colours: dict[str, str], dense: str, front: bool) -> None:
+    """Colours and markers in use; `dense` is the line or the marker of dense models."""
+    handles = [Line2D([], [], color=c, linewidth=4, label=model) for model, c in colours.items()]
+    for sparsifier in dict.fromkeys(row.sparsifier for row in rows):
+        line = sparsifier == "none" and dense == "--"
+        marker, style = ("", "dashed") if line else (_MARKERS[sparsifier], "none")
+        name = "dense" if sparsifier == "none" else sparsifier
+        handle = Line2D([], [], color="black", linewidth=1, marker=marker, label=name)
+        handle.set_linestyle(style)
+        handles.append(handle)
+    if any(row.schedule == "cubic" for row in rows):
+        handles.append(
+            Line2D([], [], color="black", marker="o", mfc="none", linestyle="", label="cubic schedule")
+        )
+    if front:
+        handles.append(Line2D([], [], color="grey", linewidth=1, label="Pareto front"))
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 from blocksparse_rnn.errors import cannot_write
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.dashboard import write_dashboard
-from blocksparse_rnn.report.plot import draw
+from blocksparse_rnn.report.plot import draw_all
 from blocksparse_rnn.report.results import Row, Run
 from blocksparse_rnn.report.table import Table, as_csv, as_latex, as_markdown
 
@@ -20,10 +20,10 @@ def write_report(folder: Path, runs: list[Run], rows: list[Row], tables: list[Ta
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    picture = folder / "cer-sparsity.png"
-    draw(rows, picture)
+    pictures = draw_all(folder, runs, rows)
+    shown = "".join(f"\n![{picture.stem}]({picture.name})\n" for picture in pictures)
     texts = {
-        "report.md": as_markdown(tables) + f"\n![CER against sparsity]({picture.name})\n",
+        "report.md": as_markdown(tables) + shown,
         "report.tex": as_latex(tables),
         "report.csv": as_csv(rows),
     }
@@ -32,4 +32,4 @@ def write_report(folder: Path, runs: list[Run], rows: list[Row], tables: list[Ta
             file.write(text)
     page = folder / "dashboard.html"
     write_dashboard(runs, page)
-    return [*(folder / name for name in texts), picture, page]
+    return [*(folder / name for name in texts), *pictures, page]
