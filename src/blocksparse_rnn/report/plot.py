@@ -222,12 +222,13 @@ def _legend(axes: Axes, rows: list[Row], colours: dict[str, str], dense: str, fr
     """Colours and markers in use; `dense` is the line or the marker of dense models."""
     handles = [Line2D([], [], color=c, linewidth=4, label=model) for model, c in colours.items()]
     for sparsifier in dict.fromkeys(row.sparsifier for row in rows):
-        line = sparsifier == "none" and dense == "--"
-        marker, style = ("", "dashed") if line else (_MARKERS[sparsifier], "none")
-        name = "dense" if sparsifier == "none" else sparsifier
-        handle = Line2D([], [], color="black", linewidth=1, marker=marker, label=name)
-        handle.set_linestyle(style)
-        handles.append(handle)
+        if sparsifier == "none" and dense == "--":
+            handles.append(Line2D([], [], color="black", linewidth=1, linestyle="--", label="dense"))
+        else:
+            name = "dense" if sparsifier == "none" else sparsifier
+            handles.append(
+                Line2D([], [], color="black", marker=_MARKERS[sparsifier], linestyle="", label=name)
+            )
     if any(row.schedule == "cubic" for row in rows):
         handles.append(
             Line2D([], [], color="black", marker="o", mfc="none", linestyle="", label="cubic schedule")
