@@ -10,10 +10,10 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test slow check lint lock clean
+.PHONY: help env demo reproduce-table test slow check lint lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 env: ## .venv with all that requirements.lock names; every target below does this by itself
 	@$(PYTHON) install.py
@@ -22,6 +22,14 @@ demo: env ## half an hour of synthetic speech, a sweep of small RNNs, a table an
 	$(PY) src/train.py -m -cd sweeps -cn demo
 	$(PY) src/report.py outputs/demo --out outputs/demo
 	$(PY) src/transcribe.py $$(ls -d outputs/demo/rnn-128-dense-*/ | head -1) --split test --limit 3
+
+SCALE ?= mini
+SEEDS ?= 0
+OUTPUTS ?= outputs
+ARGS ?=
+reproduce-table: env ## the paper's nine rows beside ours; SCALE=mini (CPU) or paper (GPUs), SEEDS=1,2,3, ARGS=settings
+	@status=0; $(PY) src/train.py -m -cd sweeps -cn table scale=$(SCALE) seed=$(SEEDS) outputs=$(OUTPUTS) $(ARGS) || status=$$?; \
+	$(PY) src/report.py $(OUTPUTS) --paper --out $(OUTPUTS)/report && exit $$status
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)

@@ -1,8 +1,9 @@
 """Compare finished runs: tables of error rates, sparsity and losses, pictures, and a page to explore.
 
 python src/report.py outputs/                       # print the table
-python src/report.py outputs/ --paper               # and the paper's table beside ours
+python src/report.py outputs/ --paper               # the paper's table beside ours
 python src/report.py outputs/demo --out report/     # and write them, with pictures and dashboard.html
+python src/report.py outputs/ --wandb my-team/blocksparse-rnn
 python src/report.py outputs/ --keep results/mini   # copy what a report needs, without checkpoints
 """
 
@@ -14,6 +15,7 @@ from blocksparse_rnn.report.keep import keep_runs
 from blocksparse_rnn.report.paper import paper_tables
 from blocksparse_rnn.report.results import read_runs, rows_of
 from blocksparse_rnn.report.table import as_text, run_tables
+from blocksparse_rnn.report.workspace import publish
 from blocksparse_rnn.report.write import write_report
 
 
@@ -23,13 +25,16 @@ def program() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, help="folders with runs, at any depth")
-    parser.add_argument("--paper", action="store_true", help="the paper's nine rows beside ours")
+    parser.add_argument(
+        "--paper", action="store_true", help="only the paper's nine rows, its figures beside ours"
+    )
     parser.add_argument("--out", type=Path, help="folder for tables, pictures and dashboard.html")
     parser.add_argument("--keep", type=Path, help="folder for copies of the finished runs' results")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make the comparison a W&B workspace")
     arguments = parser.parse_args()
     runs, others = read_runs(arguments.folders)
     rows = rows_of(runs)
-    tables = [*run_tables(rows), *(paper_tables(rows) if arguments.paper else [])]
+    tables = paper_tables(rows) if arguments.paper else run_tables(rows)
     print(as_text(tables))
     if others:
         print(f"\nleft out: {len(others)}", *others, sep="\n  ")
@@ -38,6 +43,8 @@ def program() -> None:
         print(f"\nwritten: {', '.join(map(str, written))}")
     if arguments.keep:
         print(f"\nkept: {keep_runs(runs, arguments.keep)} runs in {arguments.keep}")
+    if arguments.wandb:
+        print(f"\nW&B workspace: {publish(arguments.wandb)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from blocksparse_rnn.report.paper import PAPER, paper_tables
 from blocksparse_rnn.report.plot import pareto_front
 from blocksparse_rnn.report.results import read_runs, rows_of
 from blocksparse_rnn.report.table import as_csv, as_latex, as_markdown, as_text, run_tables
+from blocksparse_rnn.report.workspace import build_workspace
 
 REPORT = CONF.parent / "src" / "report.py"
 
@@ -321,3 +322,13 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot write")
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+def test_the_wandb_workspace_asks_for_what_runs_log():
+    described = str(build_workspace("team/speech")._to_model())
+    for name in ("test/cer", "sparsity/prunable", "parameters/nonzero", "val/cer", "train/loss", "masks"):
+        assert name in described
+    for wrong in ("team", "team/", "/speech", "a/b/c"):
+        with pytest.raises(UserError, match="must be ENTITY/PROJECT"):
+            build_workspace(wrong)

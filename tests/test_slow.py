@@ -43,3 +43,26 @@ def test_a_point_of_the_sweep_runs_at_paper_scale_on_a_cpu(tmp_path):
     assert result["parameters"]["total"] == 115_310_333
     assert result["steps"] == 2
     assert result["pruning"].startswith("nothing pruned")
+
+
+@pytest.mark.slow
+def test_the_papers_table_comes_from_nothing(tmp_path):
+    outputs = tmp_path / "outputs"
+    short = "data.hours=0.05 data.vocabulary=100 batch=8 trainer.max_epochs=3 schedule.freq=1 logger=csv"
+    command = ["make", "reproduce-table", f"OUTPUTS={outputs}", f"ARGS={short} corpora={tmp_path} workers=0"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    page = (outputs / "report/report.md").read_text()
+    assert page.count("| RNN ") == 5
+    assert page.count("| GRU ") == 4
+    results = [json.loads(path.read_text()) for path in outputs.glob("*/result.json")]
+    assert len(results) == 9
+    targets = {
+        "rnn-440-bp": 0.896,
+        "rnn-640-glp": 0.910,
+        "rnn-768-bp": 0.875,
+        "gru-640-glp": 0.909,
+        "gru-896-bp": 0.886,
+    }
+    for result in results:
+        target = targets.get("-".join(result["name"].split("-")[:3]), 0)
+        assert result["sparsity/prunable"] == pytest.approx(target, abs=0.005), result["name"]

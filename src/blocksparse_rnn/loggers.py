@@ -111,7 +111,8 @@ def wandb_logger(
             config=settings,
             settings=wandb.Settings(init_timeout=30, x_disable_stats=offline),
         )
-        _ = logger.experiment
+        for rate in ("val/cer", "val/wer"):
+            logger.experiment.define_metric(rate, summary="min")
     except Exception as error:  # W&B's own errors have no common base, and none may end a training
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(f"W&B could not start ({reason}); metrics.csv has everything", file=sys.stderr)

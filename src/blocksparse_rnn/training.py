@@ -121,6 +121,8 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
         **_circumstances(settings, trainer),
     }
     for logger in loggers:
+        # Of the best checkpoint, for whoever compares runs by their last values.
+        logger.log_metrics(_last_metrics(result), trainer.global_step)
         logger.finalize("success")
     run.write_result(result)
     run.last.unlink(missing_ok=True)
@@ -241,6 +243,11 @@ def _sizes(recogniser: Recogniser, settings: dict[str, Any]) -> dict[str, Any]:
         "sparsity/matrices": {name: round(share, 6) for name, share in zeros.matrices.items()},
         "parameters": {"total": counts.total, "prunable": counts.prunable, "nonzero": zeros.nonzero},
     }
+
+
+def _last_metrics(result: dict[str, Any]) -> dict[str, float]:
+    sparsity = {name: result[name] for name in ("sparsity/total", "sparsity/prunable")}
+    return {**sparsity, "parameters/nonzero": result["parameters"]["nonzero"]}
 
 
 def _monitors(

@@ -7,6 +7,7 @@ The block of its sparse rows is recalled to be 4x4.
 from itertools import groupby
 from typing import NamedTuple
 
+from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.report.results import Row
 from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
 
@@ -45,7 +46,11 @@ _HEADINGS = (
 
 
 def paper_tables(rows: list[Row]) -> list[Table]:
-    """The nine rows, the paper's figures beside ours, for each group of runs that has any of them."""
+    """The nine rows, the paper's figures beside ours, for each group of runs that has any of them.
+
+    Raises:
+        UserError: none has.
+    """
     tables = []
     for group, of_group in groupby(rows, key=lambda row: row.group):
         ours = list(of_group)
@@ -53,6 +58,10 @@ def paper_tables(rows: list[Row]) -> list[Table]:
         if any(matches):
             lines = [_cells(paper, row) for paper, row in zip(PAPER, matches, strict=True)]
             tables.append(Table(f"The paper's table, {group}", _HEADINGS, lines, words=3))
+    if not tables:
+        raise UserError(
+            "none of these runs is a row of the paper's table; `make reproduce-table` trains them"
+        )
     return tables
 
 
