@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from blocksparse_rnn import cli
+from blocksparse_rnn.report.answers import write_answers
 from blocksparse_rnn.report.keep import keep_runs
 from blocksparse_rnn.report.paper import paper_tables
 from blocksparse_rnn.report.results import read_runs, rows_of
@@ -30,6 +31,9 @@ def program() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for tables, pictures and dashboard.html")
     parser.add_argument("--keep", type=Path, help="folder for copies of the finished runs' results")
+    parser.add_argument(
+        "--answers", type=Path, metavar="DOCS", help="write DOCS/RESULTS.md: table and questions"
+    )
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make the comparison a W&B workspace")
     arguments = parser.parse_args()
     runs, others = read_runs(arguments.folders)
@@ -43,6 +47,8 @@ def program() -> None:
         print(f"\nwritten: {', '.join(map(str, written))}")
     if arguments.keep:
         print(f"\nkept: {keep_runs(runs, arguments.keep)} runs in {arguments.keep}")
+    if arguments.answers:
+        print(f"\nwritten: {write_answers(runs, arguments.folders[0], arguments.answers)}")
     if arguments.wandb:
         print(f"\nW&B workspace: {publish(arguments.wandb)}")
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib import image
 
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.report.answers import write_answers
 from blocksparse_rnn.report.keep import keep_runs
 from blocksparse_rnn.report.paper import PAPER, paper_tables
 from blocksparse_rnn.report.plot import pareto_front
@@ -74,6 +76,7 @@ def write_run(
         "sparsity/prunable": 0.9 if sparse else 0.0,
         "sparsity/matrices": {"recurrent.0.weight_hh": 0.9, "fc.weight": 0.8} if sparse else {},
         "parameters": {"nonzero": 471_000 if sparse else 4_244_000},
+        **{"device": "a processor", "threads": 1, "commit": "abc", "wall_seconds": 1800.0},
     }
     (path / "result.json").write_text(json.dumps(result))
     return path
@@ -322,6 +325,36 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot write")
+
+
+def test_the_answers_say_what_the_runs_say(tmp_path):
+    for width, cer in ((440, 0.10), (176, 0.13), (640, 0.098)):
+        write_run(tmp_path / "runs", cer, width=width)
+    for target, bp, glp in ((0.8, 0.11, 0.105), (0.9, 0.12, 0.125)):
+        write_run(tmp_path / "runs", bp, sparsifier="bp", target=target)
+        write_run(tmp_path / "runs", glp, sparsifier="glp", target=target)
+    write_run(tmp_path / "runs", 0.2, sparsifier="gl")
+    for block, cer in ((4, 0.11), (16, 0.14)):
+        write_run(tmp_path / "runs", cer, width=640, sparsifier="bp", block=block)
+    write_run(tmp_path / "runs", 0.02, hours=3.0)
+    runs, _ = read_runs([tmp_path / "runs"])
+    page = write_answers(runs, tmp_path / "runs", tmp_path / "docs").read_text()
+    flat = " ".join(page.split())
+    assert "11 runs, 5.5 hours of training" in flat
+    assert "The dense rnn 440 reaches 10.00" in flat
+    assert "BP 4x4 at 80 %: 11.00 (10.0 % worse)" in flat
+    assert "GLP 4x4 at 90 %: 12.50 (25.0 % worse)" in flat
+    assert "best block is 4x4 (11.00), the worst 16x16 (14.00)" in flat
+    assert "GLP hears better than BP at 1 of 2 sparsities (80 %)" in flat
+    assert "GL alone with lambda_g 2 ends at 90.0 % sparsity and a CER of 20.00" in flat
+    assert "the best is rnn 640, 90.0 % sparse, with 11.00" in flat
+    assert "3 h of synthetic speech" in flat
+    for picture in re.findall(r"\((results/.*?png)\)", page):
+        assert (tmp_path / "docs" / picture).stat().st_size > 10_000
+    assert page.count("](results/") == 4
+    only = [run for run in runs if run.sparsifier == "gl"]
+    with pytest.raises(UserError, match="no row of the paper's table"):
+        write_answers(only, tmp_path, tmp_path / "docs")
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")

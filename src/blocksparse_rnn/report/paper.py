@@ -51,18 +51,19 @@ def paper_tables(rows: list[Row]) -> list[Table]:
     Raises:
         UserError: none has.
     """
-    tables = []
-    for group, of_group in groupby(rows, key=lambda row: row.group):
-        ours = list(of_group)
-        matches = [match(paper, ours) for paper in PAPER]
-        if any(matches):
-            lines = [_cells(paper, row) for paper, row in zip(PAPER, matches, strict=True)]
-            tables.append(Table(f"The paper's table, {group}", _HEADINGS, lines, words=3))
+    groups = [list(of_group) for _, of_group in groupby(rows, key=lambda row: row.group)]
+    tables = [paper_table(of_group) for of_group in groups if any(match(paper, of_group) for paper in PAPER)]
     if not tables:
         raise UserError(
             "none of these runs is a row of the paper's table; `make reproduce-table` trains them"
         )
     return tables
+
+
+def paper_table(rows: list[Row]) -> Table:
+    """The nine rows beside runs of one group."""
+    lines = [_cells(paper, match(paper, rows)) for paper in PAPER]
+    return Table(f"The paper's table, {rows[0].group}", _HEADINGS, lines, words=3)
 
 
 def match(paper: PaperRow, rows: list[Row]) -> Row | None:

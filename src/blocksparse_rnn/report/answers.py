@@ -1,0 +1,254 @@
+"""docs/RESULTS.md: the paper's table and its four questions, answered from committed results.
+
+Every number and every comparison in the text is computed here, so that none can differ from the data.
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.report.paper import PAPER, match, paper_table
+from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
+from blocksparse_rnn.report.results import REFERENCE, Row, Run, rows_of
+from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
+
+_BLOCKS_WIDTH = 2560  # of rq2_blocks, as the paper numbers its rows
+_COMMAND = "python src/train.py -m -cd sweeps -cn {} scale={}"
+_HEAD = """# Results
+
+Written by `python src/report.py {folder} --answers {docs}` from the result files in `{folder}`; no number in
+it was typed. Rates are in percent, on voices and sentences never heard in training. PERF is the relative
+CER against the dense reference row of the family, (dense - CER) / dense. The paper's own corpus (2,100
+hours) is private, so its error rates can't be matched; what can be compared is parameters, sparsity and
+PERF.
+
+{circumstances}
+"""
+
+
+def write_answers(runs: list[Run], folder: Path, docs: Path) -> Path:
+    """Write the page and its pictures; returns the page.
+
+    Args:
+        runs: finished runs.
+        folder: where they lie, for the text.
+        docs: folder of RESULTS.md and of results/, its pictures.
+
+    Raises:
+        UserError: no run is a row of the paper's table, no permission, no space.
+    """
+    groups = [list(rows) for _, rows in groupby(rows_of(runs), key=lambda row: row.group)]
+    main = max(groups, key=lambda rows: sum(match(paper, rows) is not None for paper in PAPER))
+    if not any(match(paper, main) for paper in PAPER):
+        raise UserError(f"{folder}: no row of the paper's table is in it; `make reproduce-table` trains them")
+    pictures = docs / "results"
+    pictures.mkdir(parents=True, exist_ok=True)
+    scale = main[0].group.split()[0]
+    sections = [
+        _HEAD.format(folder=folder, docs=docs, circumstances=_circumstances(runs)),
+        _the_table(main, scale),
+        _how_sparse(main, scale, pictures),
+        _blocks(main, scale, pictures),
+        _algorithms(main),
+        _width(main, scale, pictures),
+        *(_elsewhere(rows, i, pictures) for i, rows in enumerate(g for g in groups if g is not main)),
+    ]
+    page = docs / "RESULTS.md"
+    with durable_file(page, "w") as file:
+        file.write("\n".join(section for section in sections if section))
+    return page
+
+
+def _circumstances(runs: list[Run]) -> str:
+    devices = sorted({run.result["device"] for run in runs})
+    threads = sorted({run.result["threads"] for run in runs})
+    commits = sorted({str(run.result["commit"]) for run in runs})
+    hours = sum(run.result["wall_seconds"] for run in runs) / 3600
+    return (
+        f"{len(runs)} runs, {hours:.1f} hours of training in all, on {', '.join(devices)} with "
+        f"{' or '.join(map(str, threads))} thread(s) each; commits {', '.join(commits)}."
+    )
+
+
+def _the_table(rows: list[Row], scale: str) -> str:
+    return f"""## The paper's table
+
+{rows[0].group}. `make reproduce-table SCALE={scale}`, or `{_COMMAND.format("table", scale)}`.
+
+{paper_table(rows).render("github")}
+"""
+
+
+def _how_sparse(rows: list[Row], scale: str, pictures: Path) -> str:
+    reference = _of_width(rows, "rnn", REFERENCE["rnn"])
+    dense = next((row for row in reference if row.sparsifier == "none"), None)
+    pruned = [row for row in reference if row.target is not None and row.schedule == "paper"]
+    if dense is None or len(pruned) < 2:
+        return ""
+    lines = [
+        f"{row.algorithm.upper()} {row.block} at {percent(row.target, 0)} %: {_loss(row)}"
+        for row in pruned
+        if row.block == "4x4" and row.target in (0.8, 0.9)
+    ]
+    _picture(reference, sparsity_panel, pictures / "rq1.png")
+    return f"""## RQ1: how sparse, at what loss?
+
+The dense {dense.model} reaches {rate(dense)}. Against it: {"; ".join(lines)}.
+`{_COMMAND.format("rq1_rq3_algorithms", scale)}`
+
+{_table(pruned)}
+![CER against sparsity](results/rq1.png)
+"""
+
+
+def _blocks(rows: list[Row], scale: str, pictures: Path) -> str:
+    of_width = _of_width(rows, "rnn", _BLOCKS_WIDTH)
+    pruned = [row for row in of_width if row.target == 0.9 and row.sparsifier == "bp"]
+    if len(pruned) < 2:
+        return ""
+    best = {s: [row for row in pruned if row.schedule == s] for s in ("paper", "cubic")}
+    spans = [
+        f"With the {name} schedule the best block is {min(of, key=_cer).block} ({rate(min(of, key=_cer))}), "
+        f"the worst {max(of, key=_cer).block} ({rate(max(of, key=_cer))})"
+        for name, of in best.items()
+        if of
+    ]
+    both = [(p, c) for p in best["paper"] for c in best["cubic"] if p.block == c.block]
+    wins = sum(c.cer < p.cer for p, c in both)
+    compared = f" The cubic schedule is better for {wins} of {len(both)} blocks." if both else ""
+    _picture([r for r in of_width if r.sparsifier == "none"] + pruned, block_panel, pictures / "rq2.png")
+    return f"""## RQ2: what do block size and schedule cost?
+
+{pruned[0].model}, 90 % of the prunable weights gone. {"; ".join(spans)}.{compared}
+`{_COMMAND.format("rq2_blocks", scale)}`
+
+{_table(pruned)}
+![CER by block](results/rq2.png)
+"""
+
+
+def _algorithms(rows: list[Row]) -> str:
+    reference = [row for row in _of_width(rows, "rnn", REFERENCE["rnn"]) if row.schedule != "cubic"]
+    by = {
+        name: [r for r in reference if r.sparsifier == name and r.block == "4x4"]
+        for name in ("bp", "glp", "gl")
+    }
+    both = [(b, g) for b in by["bp"] for g in by["glp"] if b.target == g.target]
+    if not both and not by["gl"]:
+        return ""
+    wins = [percent(b.target, 0) for b, g in both if g.cer < b.cer]
+    text = f"GLP hears better than BP at {len(wins)} of {len(both)} sparsities"
+    text += f" ({', '.join(wins)} %)." if wins else "."
+    for row in by["gl"]:
+        near = min(by["glp"], key=lambda g: abs(g.prunable_sparsity - row.prunable_sparsity), default=None)
+        text += (
+            f" GL alone with lambda_g {row.algorithm.split()[1]} ends at {percent(row.prunable_sparsity)} % "
+        )
+        text += f"sparsity and a CER of {rate(row)}"
+        if near is not None:
+            text += (
+                f"; the GLP row nearest in sparsity ({percent(near.prunable_sparsity)} %) has {rate(near)}"
+            )
+        text += "."
+    return f"""## RQ3: BP, GL or GLP?
+
+{text} The command is that of RQ1.
+
+{_table([*by["bp"], *by["glp"], *by["gl"]])}
+"""
+
+
+def _width(rows: list[Row], scale: str, pictures: Path) -> str:
+    reference = next((r for r in rows if _is(r, 1760, 0.9)), None)
+    if reference is None:
+        return ""
+    equal = [
+        row
+        for row in rows
+        if row.cell == "rnn"
+        and abs(row.nonzero / reference.nonzero - 1) < 0.1
+        and (
+            row.sparsifier == "none"
+            or (row.sparsifier == "bp" and row.block == "4x4" and row.schedule == "paper")
+        )
+    ]
+    if len(equal) < 2:
+        return ""
+    best, dense = min(equal, key=_cer), [row for row in equal if row.sparsifier == "none"]
+    against = f" The dense model of that size, {dense[0].model}, has {rate(dense[0])}." if dense else ""
+    _picture(
+        [r for r in rows if r.cell == "rnn" and r.sparsifier in ("none", "bp")],
+        nonzero_panel,
+        pictures / "rq4.png",
+    )
+    return f"""## RQ4: does pruning a wider model recover the loss?
+
+Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not zero the best is
+{best.model}, {percent(best.prunable_sparsity)} % sparse, with {rate(best)}.{against}
+`{_COMMAND.format("rq4_width", scale)}`
+
+{_table(sorted(equal, key=lambda row: row.width))}
+![CER against nonzero parameters](results/rq4.png)
+"""
+
+
+def _elsewhere(rows: list[Row], index: int, pictures: Path) -> str:
+    name = f"other-{index + 1}.png"
+    _picture(rows, nonzero_panel, pictures / name)
+    return f"""## On another corpus
+
+{rows[0].group}.
+
+{_table(rows)}
+![CER against nonzero parameters](results/{name})
+"""
+
+
+def _of_width(rows: list[Row], cell: str, paper_width: int) -> list[Row]:
+    return [row for row in rows if row.cell == cell and row.paper_width == paper_width]
+
+
+def _is(row: Row, paper_width: int, target: float) -> bool:
+    chosen = (row.cell, row.paper_width, row.sparsifier, row.block, row.schedule, row.target)
+    return chosen == ("rnn", paper_width, "bp", "4x4", "paper", target)
+
+
+def _cer(row: Row) -> float:
+    return row.cer
+
+
+def _loss(row: Row) -> str:
+    """A row's rate, and how much worse it is than the dense model of its width."""
+    if row.against_dense is None:
+        return rate(row)
+    return f"{rate(row)} ({percent(-row.against_dense)} % worse)"
+
+
+def _table(rows: list[Row]) -> str:
+    headings = (
+        "model",
+        "sparsifier",
+        "block",
+        "of prunable %",
+        "nonzero M",
+        "CER %",
+        "vs same width %",
+        "seeds",
+    )
+    cells = [
+        (
+            *(row.model, row.algorithm, row.block or EMPTY, percent(row.prunable_sparsity)),
+            *(f"{row.nonzero / 1e6:.2f}", rate(row), percent(row.against_dense)),
+            ",".join(map(str, row.seeds)),
+        )
+        for row in rows
+    ]
+    return Table("", headings, cells, words=3).render("github") + "\n"
+
+
+def _picture(rows: list[Row], panel: Callable[[Axes, list[Row]], None], path: Path) -> None:
+    save(panels(rows, panel), path)
