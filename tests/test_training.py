@@ -149,6 +149,8 @@ def test_identity_knows_what_changes_a_result(tone_settings):
         assert identity(tone_settings(same)) == identity(settings), same
     for other in ("seed=1", "width=17", "optimizer.lr=1e-4", "trainer.max_epochs=4"):
         assert identity(tone_settings(other)) != identity(settings), other
+    later = settings | {"later": None, "features": settings["features"] | {"later": None}}
+    assert identity(later) == identity(settings)
     assert run_name(settings) == f"gru-16-dense-s0-{identity(settings)[:6]}"
 
 

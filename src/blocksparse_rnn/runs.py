@@ -38,9 +38,19 @@ NOT_IDENTITY_WITHIN = {
 
 
 def identity(settings: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that stand for all settings on which the result depends."""
-    chosen = {name: _chosen(settings, name) for name in settings if name not in NOT_IDENTITY}
+    """Ten hexadecimal digits that stand for all settings on which the result depends.
+
+    What is null is not used, and does not count: a setting added later with null as its default leaves
+    the identity of earlier runs as it was.
+    """
+    chosen = _without_null({name: _chosen(settings, name) for name in settings if name not in NOT_IDENTITY})
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(v) for key, v in value.items() if v is not None}
+    return value
 
 
 def _chosen(settings: dict[str, Any], name: str) -> Any:
