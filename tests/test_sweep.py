@@ -153,7 +153,7 @@ def test_attempts_are_repeated_as_often_as_asked(tone_settings):
 
 
 def test_fail_fast_starts_nothing_more(tone_settings):
-    points = with_seeds(tone_settings("launcher.fail_fast=true"), 3)
+    points = with_seeds(tone_settings("launcher.fail_fast=true", "launcher.slots=1"), 3)
     fail(points[0], times=1)
     assert run_sweep(points, stub) == 1
     assert len(notes(points)) == 1
