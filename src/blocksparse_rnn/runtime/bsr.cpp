@@ -1,0 +1,452 @@
+// The block-sparse runtime: matrices in blocks, their product with vectors, and whole recurrent layers over
+// whole sequences. C ABI for ctypes; errors can only be a lack of memory, which is NULL or 1.
+//
+// Sequences are packed: frames of all utterances time step by time step, utterances from long to short, step t
+// holding batch_sizes[t] of them. Sources: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural
+// Networks", 2017; gated recurrent unit with the reset applied after the product, as cuDNN does it.
+#include "kernels.hpp"
+#include "threads.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+
+enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+static constexpr int TILE = LANES == 16 ? 16 : 8;  // vectors that share one pass over the weights
+
+// Memory on a cache line's boundary, freed with its owner.
+template <class T> class Buffer {
+public:
+    explicit Buffer(size_t count = 0) { resize(count); }
+    Buffer(const Buffer &) = delete;
+    ~Buffer() { free(memory); }
+    void resize(size_t count) {
+        free(memory);
+        const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096 + 4096;  // kernels may load a little past the end
+        memory = static_cast<T *>(aligned_alloc(4096, bytes));
+        if (!memory) throw std::bad_alloc();
+        memset(static_cast<void *>(memory), 0, bytes);
+    }
+    T *get() const { return memory; }
+
+private:
+    T *memory = nullptr;
+};
+
+struct Matrix {
+    int format, rows, columns, block;
+    std::vector<int32_t> row_pointer;
+    std::vector<uint16_t> column;
+    Buffer<uint8_t> weights;
+    Buffer<float> scale_row;
+    Buffer<int32_t> zero_row;
+    int block_rows() const { return rows / block; }
+};
+
+// Blocks as (row, column) in memory -> the order in which the kernels read them.
+template <class F> static void pack(Matrix &m, const typename F::Weight *values) {
+    auto *to = reinterpret_cast<typename F::Weight *>(m.weights.get());
+    const int block = m.block, area = block * block;
+    if (block == 4) {
+        memcpy(to, values, m.column.size() * area * sizeof *to);
+        return;
+    }
+    const int R = block < LANES ? block : LANES;
+    for (int row = 0; row < m.block_rows(); row++)
+        for (int first = 0; first < block; first += R)
+            for (int i = m.row_pointer[row]; i < m.row_pointer[row + 1]; i++)
+                for (int k = 0; k < block; k += F::GROUP)
+                    for (int r = first; r < first + R; r++)
+                        for (int g = 0; g < F::GROUP; g++) *to++ = values[(long)i * area + r * block + k + g];
+}
+
+// Vectors in the number format that a matrix multiplies with.
+struct Activations {
+    const void *h;
+    long h_block, h_vector;
+    const float *scale;  // of int8, a value for each vector
+};
+
+struct Target {
+    float *const *y;
+    const long *y_block;
+};
+
+template <class F, int BLOCK>
+static void multiply(const Matrix &m, const Activations &a, const Target &t, int count, int from, int to) {
+    typedef typename F::Activation Activation;
+    Product<F> p{m.row_pointer.data(), m.column.data(), reinterpret_cast<const typename F::Weight *>(m.weights.get()),
+                 static_cast<const Activation *>(a.h), a.h_block, a.h_vector};
+    Output<F> out{t.y, t.y_block, m.scale_row.get(), m.zero_row.get(), a.scale};
+    // Rows outside where there are several tiles: the weights of a row stay in the nearest cache.
+    const int step = count > TILE ? 1 : to - from;
+    for (int row = from; row < to; row += step) {
+        Product<F> q = p;
+        Output<F> o = out;
+        for (int left = count; left > 0;) {
+            int n;
+            if (TILE == 16 && left >= 16) tile<F, BLOCK, TILE>(q, o, row, row + step), n = 16;
+            else if (left >= 8) tile<F, BLOCK, 8>(q, o, row, row + step), n = 8;
+            else if (left >= 4) tile<F, BLOCK, 4>(q, o, row, row + step), n = 4;
+            else if (left >= 2) tile<F, BLOCK, 2>(q, o, row, row + step), n = 2;
+            else tile<F, BLOCK, 1>(q, o, row, row + step), n = 1;
+            left -= n;
+            q.h += n * q.h_vector;
+            o.y += n;
+            o.y_block += n;
+            if (o.scale_vector) o.scale_vector += n;
+        }
+    }
+}
+
+template <class F>
+static void multiply(const Matrix &m, const Activations &a, const Target &t, int count, int from, int to) {
+    switch (m.block) {
+    case 4: return multiply<F, 4>(m, a, t, count, from, to);
+    case 8: return multiply<F, 8>(m, a, t, count, from, to);
+    case 16: return multiply<F, 16>(m, a, t, count, from, to);
+    case 32: return multiply<F, 32>(m, a, t, count, from, to);
+    }
+}
+
+static void multiply(const Matrix &m, const Activations &a, const Target &t, int count, int from, int to) {
+    switch (m.format) {
+    case FLOAT32: return multiply<Float32>(m, a, t, count, from, to);
+    case BFLOAT16: return multiply<BFloat16>(m, a, t, count, from, to);
+    case INT8: return multiply<Int8>(m, a, t, count, from, to);
+    }
+}
+
+// float -> bf16, to the nearest, ties to even; NaN stays NaN.
+static inline uint16_t to_bfloat16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    if (x != x) return (uint16_t)(u >> 16 | 64);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static inline float largest(const float *x, long count) {
+    float found = 0;
+    for (long i = 0; i < count; i++) {
+        const float magnitude = std::fabs(x[i]);
+        found = magnitude <= found ? found : magnitude;  // NaN is not <=, and stays
+    }
+    return found;
+}
+
+// Vector -> unsigned bytes around 128, given its largest magnitude; what isn't finite makes the scale NaN.
+static inline float byte_scale(float largest) {
+    return std::isfinite(largest) ? largest / 127.0f : NAN;
+}
+static inline void to_bytes(const float *x, long count, float scale, uint8_t *bytes) {
+    const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+    for (long i = 0; i < count; i++) {
+        const float value = scale == scale ? x[i] * inverse : 0.0f;
+        bytes[i] = (uint8_t)((int)std::nearbyint(std::max(-127.0f, std::min(127.0f, value))) + 128);
+    }
+}
+
+// Row-major vectors (count, columns) in the format of a matrix; `rows` of them from `from` on.
+struct Converted {
+    Buffer<uint16_t> halves;
+    Buffer<uint8_t> bytes;
+    Buffer<float> scale;
+    Activations activations{};
+
+    Converted(int format, const float *x, long count, int columns, int block) {
+        activations.h = x;
+        activations.h_block = block;
+        activations.h_vector = columns;
+        if (format == BFLOAT16) {
+            halves.resize(count * columns);
+            activations.h = halves.get();
+        } else if (format == INT8) {
+            bytes.resize(count * columns);
+            scale.resize(count);
+            activations.h = bytes.get();
+            activations.scale = scale.get();
+        }
+    }
+    void convert(int format, const float *x, long from, long to, int columns) {
+        for (long v = from; v < to; v++) {
+            const float *row = x + v * columns;
+            if (format == BFLOAT16)
+                for (int i = 0; i < columns; i++) halves.get()[v * columns + i] = to_bfloat16(row[i]);
+            if (format == INT8) {
+                scale.get()[v] = byte_scale(largest(row, columns));
+                to_bytes(row, columns, scale.get()[v], bytes.get() + v * columns);
+            }
+        }
+    }
+};
+
+// Rows of blocks cut into parts of about equal numbers of blocks (and rows: an empty one costs too).
+static std::vector<int> shares(int parts, int rows, const std::function<long(int)> &blocks) {
+    std::vector<int> bounds{0};
+    long total = 0, so_far = 0;
+    for (int row = 0; row < rows; row++) total += blocks(row) + 1;
+    for (int row = 0; row < rows; row++) {
+        so_far += blocks(row) + 1;
+        while ((int)bounds.size() < parts && so_far * parts >= total * (long)bounds.size()) bounds.push_back(row + 1);
+    }
+    while ((int)bounds.size() <= parts) bounds.push_back(rows);
+    bounds[parts] = rows;
+    return bounds;
+}
+
+static long row_blocks(const Matrix &m, int row) { return m.row_pointer[row + 1] - m.row_pointer[row]; }
+
+// exp and what gates need of it, to about two units in the last place; NaN stays NaN.
+template <int N> static inline Vector<float, N> exponential(Vector<float, N> x) {
+    typedef Vector<float, N> F;
+    typedef Vector<int32_t, N> I;
+    const F low = -87.3f - F{}, high = 88.3f - F{};
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    const F shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's lowest bits are the nearest integer
+    const F n = shifted - 12582912.0f;
+    const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // x - n ln 2 (Cephes, expf)
+    F p = 1.9875691500e-4f - F{};
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    const I power = (bits<I>(shifted) - 0x4b400000 + 127) << 23;
+    return p * bits<F>(power);
+}
+template <int N> static inline Vector<float, N> sigmoid(Vector<float, N> x) { return 1.0f / (1.0f + exponential<N>(-x)); }
+template <int N> static inline Vector<float, N> hyperbolic_tangent(Vector<float, N> x) { return 2.0f * sigmoid<N>(x + x) - 1.0f; }
+
+template <int N> static inline void gru_units(const float *a, const float *u, long gate_a, long gate_u, const float *before, float *after) {
+    typedef Vector<float, N> F;
+    const F r = sigmoid<N>(load<F>(a) + load<F>(u));
+    const F z = sigmoid<N>(load<F>(a + gate_a) + load<F>(u + gate_u));
+    const F n = hyperbolic_tangent<N>(load<F>(a + 2 * gate_a) + r * load<F>(u + 2 * gate_u));
+    store(after, n + z * (load<F>(before) - n));
+}
+template <int N> static inline void rnn_units(const float *a, const float *u, float *after) {
+    typedef Vector<float, N> F;
+    const F zero{}, clip = 20.0f - F{};
+    F x = load<F>(a) + load<F>(u);
+    x = x < zero ? zero : x;  // NaN is neither, and stays
+    store(after, x > clip ? clip : x);
+}
+
+// One recurrent matrix over all steps. State lies in memory as [block of units][vector][unit of the block], so
+// that what a step needs of it is together, and so does what the input part brings for a step.
+struct Recurrence {
+    const Matrix &matrix;
+    int gates;                 // 3 for a GRU, 1 for an RNN
+    const int *batch_sizes;
+    int steps;
+    bool backward, add;        // from the last step to the first; add to what `out` holds
+    const float *a;            // input part, bias included: for each step [gate][block][vector][unit]
+    float *state;              // (vectors, units), before the first step and after the last; may be null
+    float *out;                // (frames, units)
+
+    int units() const { return matrix.rows / gates; }
+
+    void run(int threads) {
+        const int block = matrix.block, blocks = units() / block, vectors = batch_sizes[0];
+        const long stride = (long)vectors * block;
+        Buffer<float> first(stride * blocks), second(stride * blocks), product(stride * blocks * gates);
+        Buffer<uint16_t> halves(matrix.format == BFLOAT16 ? stride * blocks : 0);
+        Buffer<uint8_t> bytes(matrix.format == INT8 ? stride * blocks : 0);
+        Buffer<float> scale(vectors), largest_of((long)threads * vectors);
+        const auto bounds = shares(threads, blocks, [&](int row) {
+            long sum = 0;
+            for (int g = 0; g < gates; g++) sum += row_blocks(matrix, g * blocks + row);
+            return sum;
+        });
+        std::vector<long> offsets{0};
+        for (int t = 0; t < steps; t++) offsets.push_back(offsets.back() + batch_sizes[t]);
+        std::vector<float *> y(vectors);
+        std::vector<long> y_block(vectors, stride);
+        for (int v = 0; v < vectors; v++) y[v] = product.get() + (long)v * block;
+        if (state)
+            for (int v = 0; v < vectors; v++)
+                for (int i = 0; i < units(); i++)
+                    first.get()[i / block * stride + (long)v * block + i % block] = state[(long)v * units() + i];
+
+        pool().run(threads, [&](int me, Barrier &barrier) {
+            const int from = bounds[me], to = bounds[me + 1];
+            float *before = first.get(), *after = second.get();
+            auto reduce = [&](const float *h, int count) { // own units in the matrix's number format
+                if (matrix.format == BFLOAT16)
+                    for (int j = from; j < to; j++)
+                        for (long i = j * stride; i < j * stride + (long)count * block; i++) halves.get()[i] = to_bfloat16(h[i]);
+                if (matrix.format == INT8) {
+                    for (int v = 0; v < count; v++) {
+                        float found = 0;
+                        for (int j = from; j < to; j++) {
+                            const float here = largest(h + j * stride + (long)v * block, block);
+                            found = here <= found ? found : here;
+                        }
+                        largest_of.get()[(long)me * vectors + v] = found;
+                    }
+                    barrier.wait();
+                    for (int v = 0; v < count; v++) {
+                        float found = 0;
+                        for (int m = 0; m < threads; m++) {
+                            const float theirs = largest_of.get()[(long)m * vectors + v];
+                            found = theirs <= found ? found : theirs;
+                        }
+                        const float mine = byte_scale(found);
+                        if (me == 0) scale.get()[v] = mine;
+                        for (int j = from; j < to; j++)
+                            to_bytes(h + j * stride + (long)v * block, block, mine, bytes.get() + j * stride + (long)v * block);
+                    }
+                }
+            };
+            reduce(before, vectors);
+            barrier.wait();
+            Activations activations{nullptr, stride, block, scale.get()};
+            for (int step = 0; step < steps; step++) {
+                const int t = backward ? steps - 1 - step : step, count = batch_sizes[t];
+                activations.h = matrix.format == BFLOAT16 ? (const void *)halves.get() : matrix.format == INT8 ? (const void *)bytes.get() : before;
+                for (int g = 0; g < gates; g++)
+                    multiply(matrix, activations, Target{y.data(), y_block.data()}, count, g * blocks + from, g * blocks + to);
+                const long width = (long)count * block, gate_a = blocks * width, gate_u = blocks * stride;
+                const float *input = a + offsets[t] * matrix.rows;
+                for (int j = from; j < to; j++) {
+                    const float *aj = input + j * width, *uj = product.get() + j * stride, *hj = before + j * stride;
+                    float *next = after + j * stride;
+                    long i = 0;
+                    for (; i + LANES <= width; i += LANES) {
+                        if (gates == 3) gru_units<LANES>(aj + i, uj + i, gate_a, gate_u, hj + i, next + i);
+                        else rnn_units<LANES>(aj + i, uj + i, next + i);
+                    }
+                    for (; i < width; i += 4) {
+                        if (gates == 3) gru_units<4>(aj + i, uj + i, gate_a, gate_u, hj + i, next + i);
+                        else rnn_units<4>(aj + i, uj + i, next + i);
+                    }
+                    for (int v = 0; v < count; v++) {
+                        float *to_out = out + (offsets[t] + v) * units() + (long)j * block;
+                        for (int r = 0; r < block; r += 4) {
+                            const auto h = load<Vector<float, 4>>(next + (long)v * block + r);
+                            store(to_out + r, add ? load<Vector<float, 4>>(to_out + r) + h : h);
+                        }
+                    }
+                    // Utterances that have ended, or not begun: their state stays.
+                    if (count < vectors) memcpy(next + width, hj + width, (stride - width) * sizeof(float));
+                }
+                if (matrix.format == INT8) barrier.wait();  // nobody reads the bytes any more
+                reduce(after, vectors);
+                std::swap(before, after);
+                barrier.wait();
+            }
+            if (state)
+                for (int v = 0; v < vectors; v++)
+                    for (int i = from * block; i < to * block; i++)
+                        state[(long)v * units() + i] = before[i / block * stride + (long)v * block + i % block];
+        });
+    }
+};
+
+// a = W x + bias for all frames, each step's frames laid out as Recurrence wants them.
+static void input_part(const Matrix &w, const float *bias, int block, int threads, int steps, const int *batch_sizes, const float *x, float *a) {
+    std::vector<float *> y;
+    std::vector<long> y_block;
+    for (int t = 0, frame = 0; t < steps; frame += batch_sizes[t++])
+        for (int v = 0; v < batch_sizes[t]; v++) {
+            y.push_back(a + (long)frame * w.rows + (long)v * block);
+            y_block.push_back((long)batch_sizes[t] * block);
+        }
+    const long frames = (long)y.size();
+    Converted converted(w.format, x, frames, w.columns, w.block);
+    const auto bounds = shares(threads, w.block_rows(), [&](int row) { return row_blocks(w, row); });
+    pool().run(threads, [&](int me, Barrier &barrier) {
+        converted.convert(w.format, x, frames * me / threads, frames * (me + 1) / threads, w.columns);
+        barrier.wait();
+        multiply(w, converted.activations, Target{y.data(), y_block.data()}, (int)frames, bounds[me], bounds[me + 1]);
+        for (int row = bounds[me]; row < bounds[me + 1]; row++)
+            for (long f = 0; f < frames; f++) {
+                float *to = y[f] + row * y_block[f];
+                for (int r = 0; r < block; r += 4)
+                    store(to + r, load<Vector<float, 4>>(to + r) + load<Vector<float, 4>>(bias + (long)row * block + r));
+            }
+    });
+}
+
+extern "C" {
+
+// A matrix of rows x columns in square blocks; `values` holds each block row by row in the given format,
+// `scale_row` a factor for each row of int8 values. Arguments are copied. NULL: no memory.
+Matrix *bsr_create(int format, int rows, int columns, int block, const int32_t *row_pointer, const uint16_t *column, const void *values, const float *scale_row) {
+    try {
+        auto *m = new Matrix{format, rows, columns, block, {row_pointer, row_pointer + rows / block + 1}, {}, Buffer<uint8_t>(), Buffer<float>(), Buffer<int32_t>()};
+        const long blocks = m->row_pointer.back();
+        m->column.assign(column, column + blocks);
+        m->weights.resize(blocks * block * block * (format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1));
+        if (format == FLOAT32) pack<Float32>(*m, static_cast<const float *>(values));
+        if (format == BFLOAT16) pack<BFloat16>(*m, static_cast<const uint16_t *>(values));
+        if (format == INT8) {
+            pack<Int8>(*m, static_cast<const int8_t *>(values));
+            m->scale_row.resize(rows);
+            m->zero_row.resize(rows);
+            memcpy(m->scale_row.get(), scale_row, rows * sizeof(float));
+            const auto *w = static_cast<const int8_t *>(values);
+            for (int row = 0; row < m->block_rows(); row++)
+                for (int i = row_pointer[row]; i < row_pointer[row + 1]; i++)
+                    for (int e = 0; e < block * block; e++) m->zero_row.get()[row * block + e / block] += 128 * w[(long)i * block * block + e];
+        }
+        return m;
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
+
+void bsr_free(Matrix *m) { delete m; }
+
+// y (count, rows) = x (count, columns) times the transposed matrix. 1: no memory.
+int bsr_product(const Matrix *m, int threads, long count, const float *x, float *y) {
+    try {
+        std::vector<float *> to(count);
+        std::vector<long> y_block(count, m->block);
+        for (long v = 0; v < count; v++) to[v] = y + v * m->rows;
+        Converted converted(m->format, x, count, m->columns, m->block);
+        const auto bounds = shares(threads, m->block_rows(), [&](int row) { return row_blocks(*m, row); });
+        pool().run(threads, [&](int me, Barrier &barrier) {
+            converted.convert(m->format, x, count * me / threads, count * (me + 1) / threads, m->columns);
+            barrier.wait();
+            multiply(*m, converted.activations, Target{to.data(), y_block.data()}, (int)count, bounds[me], bounds[me + 1]);
+        });
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
+
+// A GRU layer over packed frames x (frames, inputs) -> out (frames, units): bias holds 3 * units values, added
+// to W x; state (batch_sizes[0], units) is read and written if given. 1: no memory.
+int bsr_gru(const Matrix *w, const Matrix *u, const float *bias, int threads, int steps, const int *batch_sizes, const float *x, float *state, float *out) {
+    try {
+        long frames = 0;
+        for (int t = 0; t < steps; t++) frames += batch_sizes[t];
+        Buffer<float> a(frames * w->rows);
+        input_part(*w, bias, u->block, threads, steps, batch_sizes, x, a.get());
+        Recurrence{*u, 3, batch_sizes, steps, false, false, a.get(), state, out}.run(threads);
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
+
+// A bidirectional clipped-rectifier layer, directions summed: h_t = clip(W x_t + bias + U h_{t-1}). 1: no memory.
+int bsr_rnn(const Matrix *w, const Matrix *u, const Matrix *u_reverse, const float *bias, int threads, int steps, const int *batch_sizes, const float *x, float *out) {
+    try {
+        long frames = 0;
+        for (int t = 0; t < steps; t++) frames += batch_sizes[t];
+        Buffer<float> a(frames * w->rows);
+        input_part(*w, bias, u->block, threads, steps, batch_sizes, x, a.get());
+        Recurrence{*u, 1, batch_sizes, steps, false, false, a.get(), nullptr, out}.run(threads);
+        Recurrence{*u_reverse, 1, batch_sizes, steps, true, true, a.get(), nullptr, out}.run(threads);
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
+}

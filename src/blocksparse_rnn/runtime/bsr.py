@@ -1,0 +1,168 @@
+"""A matrix of which only the blocks that are not zero are kept, and its product with vectors.
+
+Shapes: O rows, I columns; R and C rows and columns of a block, N blocks; B vectors.
+"""
+
+import ctypes
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocksparse_rnn.blocks import BlockSize, as_grid, check_block
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runtime.library import native
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+"""Number formats of the weights; activations are rounded to the same, int8 with a scale for each vector."""
+NATIVE_BLOCKS = (4, 8, 16, 32)
+"""Sides of the square blocks for which there are native kernels."""
+_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_MOST_COLUMNS = 1 << 16
+
+
+@dataclass(frozen=True)
+class BlockSparse:
+    """A block-sparse matrix (O, I) in rows of blocks (BSR)."""
+
+    shape: tuple[int, int]
+    values_NRC: Tensor
+    """The blocks, row of blocks by row of blocks; float32, bfloat16 or int8."""
+    columns_N: Tensor
+    """Column of each block, counted in blocks; int32 (uint16 in memory and on disk)."""
+    row_pointer: Tensor
+    """Where each row of blocks begins in `values_NRC`, and where the last one ends; int32."""
+    row_scale_O: Tensor | None = None
+    """What one step of an int8 weight is worth, for each row."""
+    _handle: "_Handle | None" = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        rows, columns = self.block
+        check_block(self.block, {"the matrix": self.shape})
+        if self.shape[1] // columns > _MOST_COLUMNS:
+            raise UserError(f"{self.shape[1]} columns: {_MOST_COLUMNS} blocks of {columns} at most")
+        if len(self.row_pointer) != self.shape[0] // rows + 1 or self.row_pointer[-1] != len(self.columns_N):
+            raise UserError("a block-sparse matrix's row pointers do not fit its rows and blocks")
+        if len(self.columns_N) and int(self.columns_N.max()) >= self.shape[1] // columns:
+            raise UserError("a block-sparse matrix has a block beyond its last column")
+        if rows == columns and rows in NATIVE_BLOCKS and native() is not None:
+            object.__setattr__(self, "_handle", _Handle(self))
+
+    @classmethod
+    def from_dense(cls, weight_OI: Tensor, block: BlockSize, dtype: str = "fp32") -> "BlockSparse":
+        """Keep the blocks of a matrix that hold anything but zeros (a NaN is not zero).
+
+        Args:
+            weight_OI: the matrix.
+            block: rows and columns of a block.
+            dtype: fp32, bf16, or int8 with a scale for each row.
+
+        Raises:
+            UserError: the block doesn't divide the matrix, or the dtype is unknown.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
+        weight_OI = weight_OI.detach().float().contiguous()
+        check_block(block, {"the matrix": (weight_OI.shape[0], weight_OI.shape[1])})
+        kept_RC = (as_grid(weight_OI, block) != 0).any(3).any(1)
+        scale_O = None
+        if dtype == "int8":
+            largest_O = weight_OI.abs().amax(1)
+            scale_O = torch.where(largest_O > 0, largest_O / 127, 1.0)
+            weight_OI = torch.round(weight_OI / scale_O[:, None])
+        values_NRC = as_grid(weight_OI, block).transpose(1, 2)[kept_RC].to(DTYPES[dtype])
+        ends = kept_RC.sum(1).cumsum(0)
+        row_pointer = torch.cat((ends.new_zeros(1), ends)).int()
+        shape = (weight_OI.shape[0], weight_OI.shape[1])
+        return cls(shape, values_NRC.contiguous(), kept_RC.nonzero()[:, 1].int(), row_pointer, scale_O)
+
+    @property
+    def block(self) -> BlockSize:
+        """Rows and columns of a block."""
+        return self.values_NRC.shape[1], self.values_NRC.shape[2]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether native kernels multiply with it."""
+        return self._handle is not None
+
+    @property
+    def handle(self) -> Any:
+        """What the native library knows it by."""
+        assert self._handle is not None
+        return self._handle.pointer
+
+    def to_dense(self) -> Tensor:
+        """The matrix (O, I) in float32, int8 weights scaled back."""
+        rows, columns = self.block
+        grid_RCKL = torch.zeros(self.shape[0] // rows, self.shape[1] // columns, rows, columns)
+        row_of_N = torch.repeat_interleave(torch.arange(len(grid_RCKL)), self.row_pointer.diff().long())
+        grid_RCKL[row_of_N, self.columns_N.long()] = self.values_NRC.float()
+        weight_OI = grid_RCKL.transpose(1, 2).reshape(self.shape)
+        return weight_OI if self.row_scale_O is None else weight_OI * self.row_scale_O[:, None]
+
+    def product(self, x_BI: Tensor, threads: int = 1) -> Tensor:
+        """y = x times the transposed matrix: (B, I) -> (B, O), float32.
+
+        Raises:
+            UserError: the vectors don't have as many values as the matrix has columns.
+        """
+        if x_BI.ndim != 2 or x_BI.shape[1] != self.shape[1]:
+            raise UserError(
+                f"a product with a matrix of {self.shape[1]} columns takes vectors of as many values, "
+                f"not {tuple(x_BI.shape)}"
+            )
+        if self._handle is None:
+            return self._torch_product(x_BI.float())
+        x_BI = x_BI.float().contiguous()
+        y_BO = torch.empty(len(x_BI), self.shape[0])
+        arguments = (self.handle, threads, len(x_BI), x_BI.data_ptr(), y_BO.data_ptr())
+        check_memory(self._handle.library.bsr_product(*arguments))
+        return y_BO
+
+    def _torch_product(self, x_BI: Tensor) -> Tensor:
+        """The same with torch's own sparse product, activations rounded as the kernels round them."""
+        if self.values_NRC.dtype == torch.bfloat16:
+            x_BI = x_BI.bfloat16().float()
+        scale_B1 = None
+        if self.values_NRC.dtype == torch.int8:
+            largest_B1 = x_BI.abs().amax(1, keepdim=True)
+            scale_B1 = torch.where(largest_B1.isfinite(), largest_B1 / 127, torch.nan)
+            x_BI = torch.round(x_BI / torch.where(scale_B1 > 0, scale_B1, 1.0))
+        y_BO = (self._csr_OI @ x_BI.t()).t()
+        return y_BO if scale_B1 is None else y_BO * scale_B1
+
+    @cached_property
+    def _csr_OI(self) -> Tensor:
+        return self.to_dense().to_sparse_csr()
+
+
+def check_memory(status: int) -> None:
+    """Raise what a native function's status means."""
+    if status:
+        raise MemoryError("the block-sparse runtime got no memory")
+
+
+class _Handle:
+    """The native copy of a matrix, packed in the order in which kernels read it; freed with its owner."""
+
+    def __init__(self, matrix: BlockSparse) -> None:
+        library = native()
+        assert library is not None
+        values_NRC = matrix.values_NRC.contiguous()
+        columns_N = matrix.columns_N.to(torch.uint16).contiguous()
+        row_pointer = matrix.row_pointer.int().contiguous()
+        scale_O = torch.ones(1) if matrix.row_scale_O is None else matrix.row_scale_O.float().contiguous()
+        self.library: ctypes.CDLL = library
+        self.pointer = library.bsr_create(
+            *(_FORMATS[values_NRC.dtype], *matrix.shape, matrix.block[0]),
+            *(t.data_ptr() for t in (row_pointer, columns_N, values_NRC, scale_O)),
+        )
+        if not self.pointer:
+            raise MemoryError("the block-sparse runtime got no memory")
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            self.library.bsr_free(self.pointer)

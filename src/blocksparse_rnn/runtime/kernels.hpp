@@ -1,0 +1,210 @@
+// Block-sparse matrix times dense vectors: y_b = U h_b for b = 0 .. B-1, U in square blocks.
+//
+// Two kernels cover all blocks and number formats. Both keep a register tile of outputs for one row of
+// blocks and a few vectors h_b, and run over the blocks of that row once:
+//
+//   panel kernel (blocks of 8, 16, 32): lanes are rows of the block. A step loads the weights of R rows
+//       for a group of columns and multiplies them with that group of h_b, broadcast to all lanes.
+//   small kernel (blocks of 4): a whole block is one vector, lanes are (row, group of columns). h_b's four
+//       values are repeated for each row, and lanes of a row are summed at the end.
+//
+// A group is what one lane of 32 bits holds: one float, two bf16 or four int8 columns. Products of bf16 add
+// up in float, those of int8 (with activations as unsigned bytes) in int32, exactly.
+//
+// LANES is the number of floats in a vector register: 16, 8 or 4. Nothing else depends on the machine but
+// the two instructions that multiply bf16 and int8 groups, where it has them.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 32")
+
+template <class T, int N> struct VectorOf {
+    typedef T type __attribute__((vector_size(N * sizeof(T))));
+    typedef T loose __attribute__((vector_size(N * sizeof(T)), aligned(1), may_alias));
+};
+template <class T, int N> using Vector = typename VectorOf<T, N>::type;
+template <class V> INLINE V load(const void *p) {
+    V v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class V> INLINE void store(void *p, V v) { memcpy(p, &v, sizeof v); }
+template <class To, class From> INLINE To bits(From v) {
+    static_assert(sizeof(To) == sizeof(From), "sizes differ");
+    To to;
+    memcpy(&to, &v, sizeof to);
+    return to;
+}
+
+// Number formats. Weight and Activation are what memory holds, GROUP how many columns make 32 bits, and
+// multiply_add takes 32-bit lanes of weights and of activations.
+struct Float32 {
+    typedef float Weight;
+    typedef float Activation;
+    typedef float Sum;
+    static constexpr int GROUP = 1;
+    template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
+        return sum + bits<Vector<float, N>>(w) * bits<Vector<float, N>>(h);
+    }
+};
+struct BFloat16 {
+    typedef uint16_t Weight;
+    typedef uint16_t Activation;
+    typedef float Sum;
+    static constexpr int GROUP = 2;
+    template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
+#ifdef __AVX512BF16__
+        if constexpr (N == 16) return bits<Vector<float, N>>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(w), bits<__m512bh>(h)));
+        if constexpr (N == 8) return bits<Vector<float, N>>(_mm256_dpbf16_ps(bits<__m256>(sum), bits<__m256bh>(w), bits<__m256bh>(h)));
+        if constexpr (N == 4) return bits<Vector<float, N>>(_mm_dpbf16_ps(bits<__m128>(sum), bits<__m128bh>(w), bits<__m128bh>(h)));
+#else
+        typedef Vector<float, N> F;
+        const int32_t upper = (int32_t)0xffff0000; // a bf16 is the upper half of a float
+        return sum + bits<F>(w << 16) * bits<F>(h << 16) + bits<F>(w & upper) * bits<F>(h & upper);
+#endif
+    }
+};
+struct Int8 {
+    typedef int8_t Weight;
+    typedef uint8_t Activation;
+    typedef int32_t Sum;
+    static constexpr int GROUP = 4;
+    template <int N> INLINE Vector<int32_t, N> multiply_add(Vector<int32_t, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
+#ifdef __AVX512VNNI__
+        if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_dpbusd_epi32(bits<__m512i>(sum), bits<__m512i>(h), bits<__m512i>(w)));
+        if constexpr (N == 8) return bits<Vector<int32_t, N>>(_mm256_dpbusd_epi32(bits<__m256i>(sum), bits<__m256i>(h), bits<__m256i>(w)));
+        if constexpr (N == 4) return bits<Vector<int32_t, N>>(_mm_dpbusd_epi32(bits<__m128i>(sum), bits<__m128i>(h), bits<__m128i>(w)));
+#else
+        for (int q = 0; q < 4; q++) sum += ((w << (24 - 8 * q)) >> 24) * ((h >> (8 * q)) & 0xff);
+        return sum;
+#endif
+    }
+};
+
+// Where a row of blocks finds its blocks, and how vectors lie in memory, in elements.
+template <class Format> struct Product {
+    const int32_t *row_pointer;
+    const uint16_t *column;  // of each block, in blocks
+    const typename Format::Weight *weights;
+    const typename Format::Activation *h;
+    long h_block, h_vector;  // from one block of columns to the next, from one vector to the next
+};
+
+// What becomes of the sums of one block row: y[v] + row * y_block[v] receives the rows of vector v.
+template <class Format> struct Output {
+    float *const *y;
+    const long *y_block;
+    const float *scale_row;       // of int8 weights, a value for each row
+    const int32_t *zero_row;      // 128 * sum of a row's weights: what the activations' zero point adds
+    const float *scale_vector;    // of uint8 activations
+};
+
+template <class Format, int N>
+INLINE void put(const Output<Format> &out, int v, long row, int block, int first, Vector<typename Format::Sum, N> sum) {
+    Vector<float, N> value;
+    if constexpr (sizeof(typename Format::Weight) == 1) {
+        const long r = row * block + first;
+        auto exact = sum - load<Vector<int32_t, N>>(out.zero_row + r);
+        value = __builtin_convertvector(exact, Vector<float, N>) * load<Vector<float, N>>(out.scale_row + r) * out.scale_vector[v];
+    } else {
+        value = sum;
+    }
+    store(out.y[v] + row * out.y_block[v] + first, value);
+}
+
+// Registers hold VECTORS x CHAINS sums; several chains hide the latency of few vectors.
+constexpr int chains(int vectors, int available) {
+    int count = available / vectors;
+    return count >= 8 ? 8 : count >= 4 ? 4 : count >= 2 ? 2 : 1;
+}
+
+template <class Format, int BLOCK, int R, int VECTORS>
+void panel_kernel(const Product<Format> &p, const Output<Format> &out, int from, int to) {
+    constexpr int GROUP = Format::GROUP, GROUPS = BLOCK / GROUP;
+    constexpr int LIMIT = LANES == 16 ? 16 : 8;
+    constexpr int WANTED = chains(VECTORS, VECTORS == 1 ? 4 : LIMIT / 2);
+    constexpr int CHAINS = WANTED < GROUPS ? WANTED : GROUPS;
+    typedef Vector<typename Format::Sum, R> Sum;
+    typedef Vector<int32_t, R> Lanes;
+    for (int row = from; row < to; row++) {
+        const int begin = p.row_pointer[row], end = p.row_pointer[row + 1];
+        const typename Format::Weight *w = p.weights + (long)begin * BLOCK * BLOCK;
+        for (int first = 0; first < BLOCK; first += R) {
+            Sum sum[VECTORS][CHAINS] = {};
+            for (int i = begin; i < end; i++, w += BLOCK * R) {
+                const typename Format::Activation *h = p.h + p.column[i] * p.h_block;
+                UNROLL for (int k = 0; k < GROUPS; k += CHAINS) {
+                    UNROLL for (int c = 0; c < CHAINS; c++) {
+                        const Lanes weights = load<Lanes>(w + (long)(k + c) * GROUP * R);
+                        UNROLL for (int v = 0; v < VECTORS; v++) {
+                            const int32_t one = load<int32_t>(h + v * p.h_vector + (k + c) * GROUP);
+                            sum[v][c] = Format::template multiply_add<R>(sum[v][c], weights, one - Lanes{});
+                        }
+                    }
+                }
+            }
+            UNROLL for (int v = 0; v < VECTORS; v++) {
+                Sum total = sum[v][0];
+                UNROLL for (int c = 1; c < CHAINS; c++) total += sum[v][c];
+                put<Format, R>(out, v, row, BLOCK, first, total);
+            }
+        }
+    }
+}
+
+template <class Format, int VECTORS>
+void small_kernel(const Product<Format> &p, const Output<Format> &out, int from, int to) {
+    constexpr int GROUPS = 4 / Format::GROUP, N = 4 * GROUPS;
+    constexpr int CHAINS = chains(VECTORS, VECTORS == 1 ? 4 : LANES == 16 ? 8 : 4);
+    typedef Vector<typename Format::Sum, N> Sum;
+    typedef Vector<int32_t, N> Lanes;
+    typedef Vector<int32_t, GROUPS> Four;
+    for (int row = from; row < to; row++) {
+        const int end = p.row_pointer[row + 1];
+        int i = p.row_pointer[row];
+        const typename Format::Weight *w = p.weights + (long)i * 16;
+        Sum sum[VECTORS][CHAINS] = {};
+        auto step = [&](int c) __attribute__((always_inline)) {
+            const Lanes weights = load<Lanes>(w + 16 * c);
+            const typename Format::Activation *h = p.h + p.column[i + c] * p.h_block;
+            UNROLL for (int v = 0; v < VECTORS; v++) {
+                const Four four = load<Four>(h + v * p.h_vector);
+                Lanes repeated;
+                if constexpr (GROUPS == 4) repeated = __builtin_shufflevector(four, four, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+                else if constexpr (GROUPS == 2) repeated = __builtin_shufflevector(four, four, 0, 1, 0, 1, 0, 1, 0, 1);
+                else repeated = four[0] - Lanes{};
+                sum[v][c] = Format::template multiply_add<N>(sum[v][c], weights, repeated);
+            }
+        };
+        for (; i + CHAINS <= end; i += CHAINS, w += 16 * CHAINS) { UNROLL for (int c = 0; c < CHAINS; c++) step(c); }
+        for (; i < end; i++, w += 16) step(0);
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            Sum total = sum[v][0];
+            UNROLL for (int c = 1; c < CHAINS; c++) total += sum[v][c];
+            Vector<typename Format::Sum, 4> rows;
+            if constexpr (GROUPS == 4) {
+                total += __builtin_shufflevector(total, total, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+                total += __builtin_shufflevector(total, total, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+                rows = __builtin_shufflevector(total, total, 0, 4, 8, 12);
+            } else if constexpr (GROUPS == 2) {
+                total += __builtin_shufflevector(total, total, 1, 0, 3, 2, 5, 4, 7, 6);
+                rows = __builtin_shufflevector(total, total, 0, 2, 4, 6);
+            } else {
+                rows = total;
+            }
+            put<Format, 4>(out, v, row, 4, 0, rows);
+        }
+    }
+}
+
+// `count` vectors, at most 16 at a time; fewer where registers are few.
+template <class Format, int BLOCK, int VECTORS>
+INLINE void tile(const Product<Format> &p, const Output<Format> &out, int from, int to) {
+    if constexpr (BLOCK == 4) small_kernel<Format, VECTORS>(p, out, from, to);
+    else panel_kernel<Format, BLOCK, (BLOCK < LANES ? BLOCK : LANES), VECTORS>(p, out, from, to);
+}

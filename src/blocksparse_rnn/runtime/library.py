@@ -1,0 +1,169 @@
+"""The native library: compiled on first use for this machine's processor, kept, loaded through ctypes.
+
+BSR_NATIVE=0 does without it; BSR_VARIANT=avx2 (avx512, avx2, portable) compiles for less than the processor
+can do. Without a library everything runs in torch, more slowly, with the same results.
+"""
+
+import ctypes
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from ctypes import c_int, c_long, c_void_p
+from pathlib import Path
+from typing import NamedTuple
+
+from blocksparse_rnn.errors import UserError
+
+_SOURCES = ("bsr.cpp", "kernels.hpp", "threads.hpp")
+_COMMON = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
+_SIGNATURES = {
+    "bsr_create": ([c_int, c_int, c_int, c_int, *[c_void_p] * 4], c_void_p),
+    "bsr_free": ([c_void_p], None),
+    "bsr_product": ([c_void_p, c_int, c_long, c_void_p, c_void_p], c_int),
+    "bsr_gru": ([*[c_void_p] * 3, c_int, c_int, *[c_void_p] * 4], c_int),
+    "bsr_rnn": ([*[c_void_p] * 4, c_int, c_int, *[c_void_p] * 3], c_int),
+}
+
+
+class Variant(NamedTuple):
+    """A way to compile the kernels."""
+
+    lanes: int
+    """Floats in a vector register."""
+    needs: frozenset[str]
+    """What the processor must be able to do, as Linux names it."""
+    flags: tuple[str, ...]
+
+
+VARIANTS = {
+    "avx512": Variant(
+        16,
+        frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"}),
+        ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
+    ),
+    "avx2": Variant(8, frozenset({"avx2", "fma"}), ("-mavx2", "-mfma")),
+    "portable": Variant(4, frozenset(), ()),
+}
+_EXTRAS = {"avx512_bf16": "-mavx512bf16", "avx512_vnni": "-mavx512vnni"}
+"""Instructions that the widest variant uses where the processor has them."""
+
+
+@functools.cache
+def native() -> ctypes.CDLL | None:
+    """The library, compiled if need be; None where there is none, and a line on stderr says why."""
+    if os.environ.get("BSR_NATIVE") == "0":
+        return None
+    try:
+        return load(choose_variant())
+    except UserError as error:
+        print(f"{error}; going on in torch, more slowly", file=sys.stderr)
+        return None
+
+
+def choose_variant() -> str:
+    """The widest variant that this processor can run, or what BSR_VARIANT asks for.
+
+    Raises:
+        UserError: it asks for something unknown, or for more than the processor can do.
+    """
+    abilities = _processor_abilities()
+    possible = [name for name, variant in VARIANTS.items() if variant.needs <= abilities]
+    wanted = os.environ.get("BSR_VARIANT", possible[0])
+    if wanted not in possible:
+        raise UserError(f"BSR_VARIANT={wanted}: this processor runs {', '.join(possible)}")
+    return wanted
+
+
+def load(variant: str) -> ctypes.CDLL:
+    """Compile a variant unless the cache has it, and load it.
+
+    Raises:
+        UserError: no compiler, or it fails.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        raise UserError("runtime: no C++ compiler found; install g++ or set CXX")
+    folder = Path(__file__).parent
+    flags = _flags(variant)
+    source = b"".join((folder / name).read_bytes() for name in _SOURCES)
+    key = hashlib.sha256(source + repr((_version(compiler), flags)).encode()).hexdigest()[:16]
+    name = f"bsr-{variant}-{key}.so"
+    command = [compiler, *flags, str(folder / "bsr.cpp"), "-o"]
+    try:
+        cache = cache_folder()
+        cache.mkdir(parents=True, exist_ok=True)
+        with open(cache / "lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes one compiles, the other waits
+            return _from_cache(cache / name, command)
+    except OSError:  # a cache that can't be written: compile for this process alone
+        with tempfile.TemporaryDirectory() as temporary:
+            return _open(_compile(Path(temporary) / name, command))
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "blocksparse-rnn"
+
+
+def _from_cache(path: Path, command: list[str]) -> ctypes.CDLL:
+    if path.is_file():
+        try:
+            return _open(path)
+        except (OSError, AttributeError):  # damaged
+            path.unlink()
+    return _open(_compile(path, command))
+
+
+def _compile(path: Path, command: list[str]) -> Path:
+    print("runtime: compiling for this processor (a few seconds, once) ...", file=sys.stderr, flush=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        done = subprocess.run([*command, str(temporary)], capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+            raise UserError(f"runtime: {command[0]} failed: {(lines or ['it said nothing'])[0]}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name, (arguments, result) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+    return library
+
+
+def _flags(variant: str) -> tuple[str, ...]:
+    lanes, _, flags = VARIANTS[variant]
+    if lanes == 16:
+        flags += tuple(flag for name, flag in _EXTRAS.items() if name in _processor_abilities())
+    return (*_COMMON, f"-DLANES={lanes}", *flags)
+
+
+def _version(compiler: str) -> str:
+    try:
+        return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"runtime: {compiler} does not run ({error}); install g++ or set CXX") from None
+
+
+@functools.cache
+def _processor_abilities() -> frozenset[str]:
+    """What Linux says the processor can do; nothing on other systems, where `portable` serves."""
+    if platform.machine() != "x86_64":
+        return frozenset()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return frozenset(next(line for line in lines if line.startswith("flags")).split(":")[1].split())
+    except (OSError, StopIteration):
+        return frozenset()
