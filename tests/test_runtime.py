@@ -107,7 +107,9 @@ def test_a_matrix_comes_back_as_it_was(block):
     weight = sparse_matrix(64, 32, block, 0.3, 3)
     assert torch.equal(BlockSparse.from_dense(weight, block).to_dense(), weight)
     scale = weight.abs().amax(1, keepdim=True) / 127
-    assert ((BlockSparse.from_dense(weight, block, "int8").to_dense() - weight).abs() <= scale / 2 + 1e-7).all()
+    assert (
+        (BlockSparse.from_dense(weight, block, "int8").to_dense() - weight).abs() <= scale / 2 + 1e-7
+    ).all()
 
 
 LENGTHS = [[1], [9], [9, 9, 6, 1], [12] * 3 + [7] * 6, [5] * 18]
@@ -124,7 +126,11 @@ def packed_frames(lengths, size):
 @pytest.mark.parametrize("lengths", LENGTHS, ids=len)
 def test_layers_equal_those_of_training(variant, block, dtype, lengths):
     x, sizes = packed_frames(lengths, 64)
-    w, u, bias = sparse_matrix(96, 64, block, 0.5, 1) / 8, sparse_matrix(96, 32, block, 0.5, 2) / 6, torch.randn(96)
+    w, u, bias = (
+        sparse_matrix(96, 64, block, 0.5, 1) / 8,
+        sparse_matrix(96, 32, block, 0.5, 2) / 6,
+        torch.randn(96),
+    )
     matrices = [BlockSparse.from_dense(m, block, dtype) for m in (w, u)]
     expected = gru_forward(x.double() @ w.double().t() + bias, u.double(), sizes)
     result = gru_layer(*matrices, bias, x, sizes, threads=2)
@@ -154,9 +160,7 @@ def test_without_batch_norm_it_is_torchs_gru(variant):
     with torch.no_grad():
         reference.bias_hh_l0.zero_()
     x = torch.randn(2, 11, 32)
-    w, u = (
-        BlockSparse.from_dense(m, (8, 8)) for m in (reference.weight_ih_l0, reference.weight_hh_l0)
-    )
+    w, u = (BlockSparse.from_dense(m, (8, 8)) for m in (reference.weight_ih_l0, reference.weight_hh_l0))
     packed = pack_padded_sequence(x, [11, 11], batch_first=True)
     result = gru_layer(w, u, reference.bias_ih_l0.detach(), packed.data, packed.batch_sizes.tolist())
     expected = reference(packed)[0].data.detach()
@@ -187,8 +191,14 @@ def test_several_python_threads_may_multiply_at_once():
         (lambda: BlockSparse.from_dense(torch.ones(8, 8), (4, 4), "fp16"), "must be one of fp32, bf16, int8"),
         (lambda: BlockSparse.from_dense(torch.ones(8, 6), (4, 4)), "do not divide the 6"),
         (lambda: BlockSparse.from_dense(torch.ones(8, 8), (4, 4)).product(torch.ones(2, 7)), "8 columns"),
-        (lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([2]), torch.tensor([0, 1, 1])), "beyond"),
-        (lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 1])), "do not fit"),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([2]), torch.tensor([0, 1, 1])),
+            "beyond",
+        ),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 1])),
+            "do not fit",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_one_line(action, words):

@@ -253,7 +253,7 @@ struct Recurrence {
         const int block = matrix.block, blocks = units() / block, vectors = batch_sizes[0];
         const long stride = (long)vectors * block;
         Buffer<float> first(stride * blocks), second(stride * blocks), product(stride * blocks * gates);
-        Buffer<uint16_t> halves(matrix.format == BFLOAT16 ? stride * blocks : 0);
+        Buffer<uint16_t> first_half(matrix.format == BFLOAT16 ? stride * blocks : 0), second_half(matrix.format == BFLOAT16 ? stride * blocks : 0);
         Buffer<uint8_t> bytes(matrix.format == INT8 ? stride * blocks : 0);
         Buffer<float> scale(vectors), largest_of((long)threads * vectors);
         const auto bounds = shares(threads, blocks, [&](int row) {
@@ -274,10 +274,11 @@ struct Recurrence {
         pool().run(threads, [&](int me, Barrier &barrier) {
             const int from = bounds[me], to = bounds[me + 1];
             float *before = first.get(), *after = second.get();
+            uint16_t *read_half = first_half.get(), *write_half = second_half.get();  // others still read the one
             auto reduce = [&](const float *h, int count) { // own units in the matrix's number format
                 if (matrix.format == BFLOAT16)
                     for (int j = from; j < to; j++)
-                        for (long i = j * stride; i < j * stride + (long)count * block; i++) halves.get()[i] = to_bfloat16(h[i]);
+                        for (long i = j * stride; i < j * stride + (long)count * block; i++) write_half[i] = to_bfloat16(h[i]);
                 if (matrix.format == INT8) {
                     for (int v = 0; v < count; v++) {
                         float found = 0;
@@ -302,11 +303,12 @@ struct Recurrence {
                 }
             };
             reduce(before, vectors);
+            std::swap(read_half, write_half);
             barrier.wait();
             Activations activations{nullptr, stride, block, scale.get()};
             for (int step = 0; step < steps; step++) {
                 const int t = backward ? steps - 1 - step : step, count = batch_sizes[t];
-                activations.h = matrix.format == BFLOAT16 ? (const void *)halves.get() : matrix.format == INT8 ? (const void *)bytes.get() : before;
+                activations.h = matrix.format == BFLOAT16 ? (const void *)read_half : matrix.format == INT8 ? (const void *)bytes.get() : before;
                 for (int g = 0; g < gates; g++)
                     multiply(matrix, activations, Target{y.data(), y_block.data()}, count, g * blocks + from, g * blocks + to);
                 const long width = (long)count * block, gate_a = blocks * width, gate_u = blocks * stride;
@@ -336,6 +338,7 @@ struct Recurrence {
                 if (matrix.format == INT8) barrier.wait();  // nobody reads the bytes any more
                 reduce(after, vectors);
                 std::swap(before, after);
+                std::swap(read_half, write_half);
                 barrier.wait();
             }
             if (state)

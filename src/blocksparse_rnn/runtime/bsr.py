@@ -4,6 +4,7 @@ Shapes: O rows, I columns; R and C rows and columns of a block, N blocks; B vect
 """
 
 import ctypes
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -136,7 +137,9 @@ class BlockSparse:
 
     @cached_property
     def _csr_OI(self) -> Tensor:
-        return self.to_dense().to_sparse_csr()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return self.to_dense().to_sparse_csr()
 
 
 def check_memory(status: int) -> None:
