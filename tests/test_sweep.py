@@ -1,5 +1,7 @@
 """Sweeps: order, slots, and that no point is lost or done twice whatever ends a job or the sweep."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -12,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from blocksparse_rnn import slots
-from blocksparse_rnn.command_line import CONF, command_line_problems
+from blocksparse_rnn.command_line import CONF, check_command_line, command_line_problems
+from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.slots import Slots
-from blocksparse_rnn.sweep import plan, run_sweep
+from blocksparse_rnn.sweep import plan, run_sweep, show_plan
 
 ROOT = CONF.parent
 # A stand-in for a training: notes its environment and when it ran, then does as its run folder is told.
@@ -191,6 +194,14 @@ def run(command: list[str], *more: str) -> subprocess.CompletedProcess:
     )
 
 
+def planned(command: list[str], *more: str) -> list[list[str]]:
+    """What `dry_run=true` prints, a list of words for each point, without a process of its own."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        show_plan([resolve(point) for point in check_command_line([*command[2:], *more])])
+    return [line.split() for line in shown.getvalue().splitlines()]
+
+
 def results(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "outputs").glob("*/result.json"))
 
@@ -210,8 +221,8 @@ def pids(tmp_path: Path) -> list[int]:
 
 def test_a_sweep_runs_to_the_end_and_again_skips_everything(command, tmp_path):
     sweep = ["sparsifier=none,bp", "block=4,8", "trainer.max_epochs=3", "schedule.freq=1"]
-    planned = run(command, *sweep, "dry_run=true")
-    assert [line.split()[0] for line in planned.stdout.splitlines()] == ["new"] * 3
+    dry = run(command, *sweep, "dry_run=true")
+    assert [line.split()[0] for line in dry.stdout.splitlines()] == ["new"] * 3
     assert not (tmp_path / "outputs").exists()
 
     first = run(command, *sweep)
@@ -226,11 +237,11 @@ def test_a_sweep_runs_to_the_end_and_again_skips_everything(command, tmp_path):
     again = run(command, *sweep)
     assert again.returncode == 0
     assert [path.stat().st_mtime for path in results(tmp_path)] == times
-    planned = run(command, *sweep, "dry_run=true")
-    assert [line.split()[0] for line in planned.stdout.splitlines()] == ["skip"] * 3
+    assert [words[0] for words in planned(command, *sweep)] == ["skip"] * 3
 
 
-@pytest.mark.parametrize("victim", [pytest.param("job", marks=pytest.mark.slow), "sweep"])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["job", "sweep"])
 def test_after_kill_9_the_same_command_ends_with_every_point_done_once(command, tmp_path, victim):
     sweep = [*command, "seed=1,2", "trainer.max_epochs=30", "sparsifier=bp", "target_sparsity=0.5"]
     process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -265,8 +276,7 @@ def test_ctrl_c_ends_all_jobs_and_leaves_them_resumable(command, tmp_path):
     assert not any(Path(f"/proc/{pid}").exists() for pid in jobs)
     states = [json.loads(f.read_text())["state"] for f in (tmp_path / "outputs").glob("*/status.json")]
     assert states == ["stopped", "stopped"]
-    planned = run(sweep, "dry_run=true")
-    assert sorted(line.split()[0] for line in planned.stdout.splitlines()) == ["new", "resume", "resume"]
+    assert sorted(words[0] for words in planned(sweep)) == ["new", "resume", "resume"]
 
 
 @pytest.mark.slow
@@ -314,41 +324,39 @@ def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
     sweep = [word for word in command if not word.startswith("width=")]
     sweep[3:3] = ["-cd", str(tmp_path / "files"), "-cn", "grids"]
     short = ["trainer.max_steps=1", "width=16"]
-    planned = run(sweep, "dry_run=true")
-    names = [Path(line.split()[1]).name for line in planned.stdout.splitlines()]
+    names = [Path(words[1]).name for words in planned(sweep)]
     expected = ["rnn-176-dense-s1", "rnn-2560-bp-b4-t0.5-s1", "rnn-2560-bp-b8-t0.5-s1"]
     assert [name.rsplit("-", 1)[0].replace("gru", "rnn") for name in names] == expected
-    typed = run(sweep, *short, "seed=7,8", "block=4", "dry_run=true")  # what is typed holds in every grid
-    assert typed.stdout.count("-16-bp-b4-t0.5-s") == 2
-    assert typed.stdout.count("-16-dense-s") == 2
+    # What is typed holds in every grid.
+    typed = [words[1] for words in planned(sweep, *short, "seed=7,8", "block=4")]
+    assert sum("-16-bp-b4-t0.5-s" in name for name in typed) == 2
+    assert sum("-16-dense-s" in name for name in typed) == 2
     done = run(sweep, *short)
     assert done.returncode == 0, done.stderr
     told = [json.loads(path.read_text()) for path in results(tmp_path)]
     assert len(told) == 3
     assert {r["sweep"] for r in told} == {"two_grids"}
     (tmp_path / "files" / "outputs").mkdir()
-    confused = run(sweep, "dry_run=true")
-    assert confused.returncode == 2
-    assert "its folder outputs hides the setting" in confused.stderr
+    with pytest.raises(UserError, match="its folder outputs hides the setting"):
+        planned(sweep)
 
 
-def test_sweep_files_compose_and_are_checked():
-    for file in (ROOT / "sweeps").glob("*.yaml"):
-        command = [
-            sys.executable,
-            str(ROOT / "src/train.py"),
-            "-m",
-            "-cd",
-            str(file.parent),
-            "-cn",
-            file.stem,
-        ]
-        done = run(command, "dry_run=true", "outputs=nowhere")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("new ") > 1
-    wrong = run(
-        [sys.executable, str(ROOT / "src/train.py"), "-m", "-cd", str(ROOT / "sweeps"), "-cn", "demmo"]
-    )
+SWEEPS = ROOT / "sweeps"
+
+
+def sweep_file(name: str) -> list[str]:
+    return [sys.executable, str(ROOT / "src/train.py"), "-m", "-cd", str(SWEEPS), "-cn", name]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
+def test_sweep_files_compose_and_are_checked(name):
+    plan = planned(sweep_file(name), "outputs=nowhere")
+    assert len(plan) > 1
+    assert {words[0] for words in plan} == {"new"}
+
+
+def test_an_unknown_sweep_file_is_one_line():
+    wrong = run(sweep_file("demmo"))
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: --config-name demmo: ")
 
@@ -366,11 +374,8 @@ PAPER = {  # Narang et al., 2017, table of results; dense totals worked out to t
 
 
 def test_the_table_sweep_has_the_papers_nine_rows():
-    command = [sys.executable, str(ROOT / "src/train.py"), "-m", "-cd", str(ROOT / "sweeps"), "-cn", "table"]
-    planned = run(command, "dry_run=true", "outputs=nowhere").stdout.splitlines()
     found = {}
-    for line in planned:
-        _, path, count, *_ = line.split()
+    for _, path, count, *_ in planned(sweep_file("table"), "outputs=nowhere"):
         found["-".join(Path(path).name.split("-")[:3])] = float(count)
     assert found.keys() == PAPER.keys()
     for name, count in found.items():
