@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo reproduce-table test slow check lint lock clean
+.PHONY: help env demo reproduce-table runtime test slow check lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ ARGS ?=
 reproduce-table: env ## the paper's nine rows beside ours; SCALE=mini (CPU) or paper (GPUs), SEEDS=1,2,3, ARGS=settings
 	@status=0; $(PY) src/train.py -m -cd sweeps -cn table scale=$(SCALE) seed=$(SEEDS) outputs=$(OUTPUTS) $(ARGS) || status=$$?; \
 	$(PY) src/report.py $(OUTPUTS) --paper --out $(OUTPUTS)/report && exit $$status
+
+runtime: env ## compile the block-sparse runtime ahead of its first use
+	$(PY) -m blocksparse_rnn.runtime.library
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)

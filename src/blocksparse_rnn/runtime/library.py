@@ -18,6 +18,7 @@ from ctypes import c_int, c_long, c_void_p
 from pathlib import Path
 from typing import NamedTuple
 
+from blocksparse_rnn import cli
 from blocksparse_rnn.errors import UserError
 
 _SOURCES = ("bsr.cpp", "kernels.hpp", "threads.hpp")
@@ -167,3 +168,14 @@ def _processor_abilities() -> frozenset[str]:
         return frozenset(next(line for line in lines if line.startswith("flags")).split(":")[1].split())
     except (OSError, StopIteration):
         return frozenset()
+
+
+def main() -> None:
+    """Compile for this processor and say where the library lies (`make runtime`)."""
+    variant = choose_variant()
+    load(variant)
+    print(f"runtime: {variant}, in {cache_folder()}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
