@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo reproduce-table runtime test slow check lint lock clean
+.PHONY: help env demo reproduce-table runtime bench test slow check lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -32,7 +32,11 @@ reproduce-table: env ## the paper's nine rows beside ours; SCALE=mini (CPU) or p
 	$(PY) src/report.py $(OUTPUTS) --paper --out $(OUTPUTS)/report && exit $$status
 
 runtime: env ## compile the block-sparse runtime ahead of its first use
-	$(PY) -m blocksparse_rnn.runtime.library
+	$(PY) src/bench.py --compile
+
+bench: env ## the runtime beside torch and other libraries, which it installs; ARGS=--quick for a look
+	$(PY) -m pip install --quiet -r benchmarks/rivals.txt
+	$(PY) src/bench.py --out outputs/bench $(ARGS)
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)

@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from blocksparse_rnn.blocks import as_grid
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.models.recurrence import gru_forward, rnn_backward, rnn_forward
-from blocksparse_rnn.runtime import bsr, library
+from blocksparse_rnn.models.recurrence import CLIP, gru_forward, rnn_backward, rnn_forward
+from blocksparse_rnn.runtime import bsr, layers, library
 from blocksparse_rnn.runtime.bsr import BlockSparse
 from blocksparse_rnn.runtime.layers import gru_layer, rnn_layer
 
@@ -143,6 +143,13 @@ def test_layers_equal_those_of_training(variant, block, dtype, lengths):
     expected = rnn_forward(a, forward.double(), sizes) + rnn_backward(a, backward.double(), sizes)
     result = rnn_layer(*matrices, bias, x, sizes, threads=2)
     assert (result - expected).abs().max() < TOLERANCE[dtype] * 4 * max(1.0, float(expected.max()))
+
+
+def test_the_rectifier_clips_where_that_of_training_does(variant):
+    assert layers.CLIP == CLIP
+    one = BlockSparse.from_dense(torch.eye(8), (4, 4))
+    x = torch.tensor([[-1.0, 0, 1, 19, 20, 21, 500, 1e9]])
+    assert torch.equal(rnn_layer(one, one, one, torch.zeros(8), x, [1]), 2 * x.clamp(0, CLIP))
 
 
 def test_a_gru_goes_on_from_its_state(variant):

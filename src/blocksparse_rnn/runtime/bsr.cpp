@@ -5,6 +5,7 @@
 // holding batch_sizes[t] of them. Sources: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural
 // Networks", 2017; gated recurrent unit with the reset applied after the product, as cuDNN does it.
 #include "kernels.hpp"
+#include "peaks.hpp"
 #include "threads.hpp"
 
 #include <algorithm>
@@ -13,7 +14,6 @@
 #include <new>
 
 enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
-static constexpr int TILE = LANES == 16 ? 16 : 8;  // vectors that share one pass over the weights
 
 // Memory on a cache line's boundary, freed with its owner.
 template <class T> class Buffer {
@@ -52,7 +52,7 @@ template <class F> static void pack(Matrix &m, const typename F::Weight *values)
         memcpy(to, values, m.column.size() * area * sizeof *to);
         return;
     }
-    const int R = block < LANES ? block : LANES;
+    const int R = panel_rows(block);
     for (int row = 0; row < m.block_rows(); row++)
         for (int first = 0; first < block; first += R)
             for (int i = m.row_pointer[row]; i < m.row_pointer[row + 1]; i++)
@@ -79,16 +79,16 @@ static void multiply(const Matrix &m, const Activations &a, const Target &t, int
     Product<F> p{m.row_pointer.data(), m.column.data(), reinterpret_cast<const typename F::Weight *>(m.weights.get()),
                  static_cast<const Activation *>(a.h), a.h_block, a.h_vector};
     Output<F> out{t.y, t.y_block, m.scale_row.get(), m.zero_row.get(), a.scale};
+    constexpr int MOST = most_vectors<F, BLOCK>();
     // Rows outside where there are several tiles: the weights of a row stay in the nearest cache.
-    const int step = count > TILE ? 1 : to - from;
+    const int step = count > MOST ? 1 : to - from;
     for (int row = from; row < to; row += step) {
         Product<F> q = p;
         Output<F> o = out;
-        for (int left = count; left > 0;) {
-            int n;
-            if (TILE == 16 && left >= 16) tile<F, BLOCK, TILE>(q, o, row, row + step), n = 16;
-            else if (left >= 8) tile<F, BLOCK, 8>(q, o, row, row + step), n = 8;
-            else if (left >= 4) tile<F, BLOCK, 4>(q, o, row, row + step), n = 4;
+        for (int left = count, n; left > 0;) {
+            if (MOST >= 16 && left >= 16) tile<F, BLOCK, MOST >= 16 ? 16 : 1>(q, o, row, row + step), n = 16;
+            else if (MOST >= 8 && left >= 8) tile<F, BLOCK, MOST >= 8 ? 8 : 1>(q, o, row, row + step), n = 8;
+            else if (MOST >= 4 && left >= 4) tile<F, BLOCK, MOST >= 4 ? 4 : 1>(q, o, row, row + step), n = 4;
             else if (left >= 2) tile<F, BLOCK, 2>(q, o, row, row + step), n = 2;
             else tile<F, BLOCK, 1>(q, o, row, row + step), n = 1;
             left -= n;
@@ -452,4 +452,10 @@ int bsr_rnn(const Matrix *w, const Matrix *u, const Matrix *u_reverse, const flo
         return 1;
     }
 }
+
+// For benchmarks: operations done in `rounds` rounds of multiply-adds, and the sum of what was read.
+double bsr_multiply_rounds(int format, long rounds) {
+    return format == FLOAT32 ? multiply_rounds<Float32>(rounds) : format == BFLOAT16 ? multiply_rounds<BFloat16>(rounds) : multiply_rounds<Int8>(rounds);
+}
+float bsr_read_rounds(const float *from, long count, long rounds) { return read_rounds(from, count, rounds); }
 }

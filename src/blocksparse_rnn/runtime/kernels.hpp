@@ -3,10 +3,11 @@
 // Two kernels cover all blocks and number formats. Both keep a register tile of outputs for one row of
 // blocks and a few vectors h_b, and run over the blocks of that row once:
 //
-//   panel kernel (blocks of 8, 16, 32): lanes are rows of the block. A step loads the weights of R rows
+//   panel kernel (blocks of 8, 16, 32): lanes are rows of the block. A step loads the weights of some rows
 //       for a group of columns and multiplies them with that group of h_b, broadcast to all lanes.
-//   small kernel (blocks of 4): a whole block is one vector, lanes are (row, group of columns). h_b's four
-//       values are repeated for each row, and lanes of a row are summed at the end.
+//   small kernel (blocks of 4): a whole block is one vector, or several where vectors are short; lanes are
+//       (row, group of columns). h_b's four values are repeated for each row, and lanes of a row are
+//       summed at the end.
 //
 // A group is what one lane of 32 bits holds: one float, two bf16 or four int8 columns. Products of bf16 add
 // up in float, those of int8 (with activations as unsigned bytes) in int32, exactly.
@@ -16,7 +17,8 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
+#include <utility>
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -80,9 +82,23 @@ struct Int8 {
         if constexpr (N == 8) return bits<Vector<int32_t, N>>(_mm256_dpbusd_epi32(bits<__m256i>(sum), bits<__m256i>(h), bits<__m256i>(w)));
         if constexpr (N == 4) return bits<Vector<int32_t, N>>(_mm_dpbusd_epi32(bits<__m128i>(sum), bits<__m128i>(h), bits<__m128i>(w)));
 #else
-        for (int q = 0; q < 4; q++) sum += ((w << (24 - 8 * q)) >> 24) * ((h >> (8 * q)) & 0xff);
-        return sum;
+        // Bytes as 16-bit numbers, even and odd ones apart: their products and the sum of two fit 32 bits.
+        typedef Vector<int16_t, 2 * N> Halves;
+        const Halves w_halves = bits<Halves>(w), h_halves = bits<Halves>(h);
+        sum += multiply_pairs<N>(w_halves << 8 >> 8, h_halves & 0xff);
+        return sum + multiply_pairs<N>(w_halves >> 8, h_halves >> 8 & 0xff);
 #endif
+    }
+    // 32-bit lanes: the sum of the products of two neighbouring 16-bit ones.
+    template <int N> INLINE Vector<int32_t, N> multiply_pairs(Vector<int16_t, 2 * N> a, Vector<int16_t, 2 * N> b) {
+        typedef Vector<int32_t, N> I;
+#ifdef __AVX2__
+        if constexpr (N == 8) return bits<I>(_mm256_madd_epi16(bits<__m256i>(a), bits<__m256i>(b)));
+#endif
+#ifdef __SSE2__
+        if constexpr (N == 4) return bits<I>(_mm_madd_epi16(bits<__m128i>(a), bits<__m128i>(b)));
+#endif
+        return (bits<I>(a) << 16 >> 16) * (bits<I>(b) << 16 >> 16) + (bits<I>(a) >> 16) * (bits<I>(b) >> 16);
     }
 };
 
@@ -117,94 +133,114 @@ INLINE void put(const Output<Format> &out, int v, long row, int block, int first
     store(out.y[v] + row * out.y_block[v] + first, value);
 }
 
-// Registers hold VECTORS x CHAINS sums; several chains hide the latency of few vectors.
-constexpr int chains(int vectors, int available) {
-    int count = available / vectors;
-    return count >= 8 ? 8 : count >= 4 ? 4 : count >= 2 ? 2 : 1;
+// Registers for sums: half of what there is, the rest holds weights and activations.
+constexpr int SUMS = LANES == 16 ? 16 : 8;
+
+// Sums that must be on their way at a time, so that none waits for the one before.
+constexpr int chains(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
+
+// Rows of a block that one pass covers: two registers of them where registers are narrow, since a
+// broadcast activation then serves two products.
+constexpr int panel_rows(int block) {
+    const int most = LANES == 16 ? LANES : 2 * LANES;
+    return block < most ? block : most;
 }
 
-template <class Format, int BLOCK, int R, int VECTORS>
+template <class Format, int BLOCK, int VECTORS>
 void panel_kernel(const Product<Format> &p, const Output<Format> &out, int from, int to) {
     constexpr int GROUP = Format::GROUP, GROUPS = BLOCK / GROUP;
-    constexpr int LIMIT = LANES == 16 ? 16 : 8;
-    constexpr int WANTED = chains(VECTORS, VECTORS == 1 ? 4 : LIMIT / 2);
-    constexpr int CHAINS = WANTED < GROUPS ? WANTED : GROUPS;
-    typedef Vector<typename Format::Sum, R> Sum;
-    typedef Vector<int32_t, R> Lanes;
+    constexpr int ROWS = panel_rows(BLOCK), WIDTH = ROWS < LANES ? ROWS : LANES, PARTS = ROWS / WIDTH;
+    constexpr int CHAINS = chains(VECTORS * PARTS) < GROUPS ? chains(VECTORS * PARTS) : GROUPS;
+    typedef Vector<typename Format::Sum, WIDTH> Sum;
+    typedef Vector<int32_t, WIDTH> Lanes;
     for (int row = from; row < to; row++) {
         const int begin = p.row_pointer[row], end = p.row_pointer[row + 1];
         const typename Format::Weight *w = p.weights + (long)begin * BLOCK * BLOCK;
-        for (int first = 0; first < BLOCK; first += R) {
-            Sum sum[VECTORS][CHAINS] = {};
-            for (int i = begin; i < end; i++, w += BLOCK * R) {
+        for (int first = 0; first < BLOCK; first += ROWS) {
+            Sum sum[VECTORS][PARTS][CHAINS] = {};
+            for (int i = begin; i < end; i++, w += BLOCK * ROWS) {
                 const typename Format::Activation *h = p.h + p.column[i] * p.h_block;
                 UNROLL for (int k = 0; k < GROUPS; k += CHAINS) {
                     UNROLL for (int c = 0; c < CHAINS; c++) {
-                        const Lanes weights = load<Lanes>(w + (long)(k + c) * GROUP * R);
+                        Lanes weights[PARTS];
+                        UNROLL for (int q = 0; q < PARTS; q++) weights[q] = load<Lanes>(w + ((long)(k + c) * ROWS + q * WIDTH) * GROUP);
                         UNROLL for (int v = 0; v < VECTORS; v++) {
-                            const int32_t one = load<int32_t>(h + v * p.h_vector + (k + c) * GROUP);
-                            sum[v][c] = Format::template multiply_add<R>(sum[v][c], weights, one - Lanes{});
+                            const Lanes activation = load<int32_t>(h + v * p.h_vector + (k + c) * GROUP) - Lanes{};
+                            UNROLL for (int q = 0; q < PARTS; q++)
+                                sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], activation);
                         }
                     }
                 }
             }
             UNROLL for (int v = 0; v < VECTORS; v++) {
-                Sum total = sum[v][0];
-                UNROLL for (int c = 1; c < CHAINS; c++) total += sum[v][c];
-                put<Format, R>(out, v, row, BLOCK, first, total);
+                UNROLL for (int q = 0; q < PARTS; q++) {
+                    Sum total = sum[v][q][0];
+                    UNROLL for (int c = 1; c < CHAINS; c++) total += sum[v][q][c];
+                    put<Format, WIDTH>(out, v, row, BLOCK, first + q * WIDTH, total);
+                }
             }
         }
     }
 }
 
+// A vector with lanes i and i ^ DISTANCE exchanged, and one that repeats a shorter vector.
+template <int DISTANCE, class V, size_t... I> INLINE V exchange(V v, std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, (I ^ DISTANCE)...);
+}
+template <class To, class From, size_t... I> INLINE To repeat(From v, std::index_sequence<I...>) {
+    constexpr size_t N = sizeof(From) / sizeof(v[0]);
+    return __builtin_shufflevector(v, v, (I % N)...);
+}
+
 template <class Format, int VECTORS>
 void small_kernel(const Product<Format> &p, const Output<Format> &out, int from, int to) {
-    constexpr int GROUPS = 4 / Format::GROUP, N = 4 * GROUPS;
-    constexpr int CHAINS = chains(VECTORS, VECTORS == 1 ? 4 : LANES == 16 ? 8 : 4);
-    typedef Vector<typename Format::Sum, N> Sum;
-    typedef Vector<int32_t, N> Lanes;
-    typedef Vector<int32_t, GROUPS> Four;
+    constexpr int GROUPS = 4 / Format::GROUP, ALL = 4 * GROUPS, WIDTH = ALL < LANES ? ALL : LANES;
+    constexpr int PARTS = ALL / WIDTH, ROWS = 4 / PARTS, CHAINS = chains(VECTORS * PARTS);
+    typedef typename Format::Sum Number;
+    typedef Vector<Number, WIDTH> Sum;
+    typedef Vector<int32_t, WIDTH> Lanes;
+    constexpr auto lanes = std::make_index_sequence<WIDTH>();
     for (int row = from; row < to; row++) {
         const int end = p.row_pointer[row + 1];
         int i = p.row_pointer[row];
         const typename Format::Weight *w = p.weights + (long)i * 16;
-        Sum sum[VECTORS][CHAINS] = {};
+        Sum sum[VECTORS][PARTS][CHAINS] = {};
         auto step = [&](int c) __attribute__((always_inline)) {
-            const Lanes weights = load<Lanes>(w + 16 * c);
+            Lanes weights[PARTS];
+            UNROLL for (int q = 0; q < PARTS; q++) weights[q] = load<Lanes>(w + 16 * c + q * 16 / PARTS);
             const typename Format::Activation *h = p.h + p.column[i + c] * p.h_block;
             UNROLL for (int v = 0; v < VECTORS; v++) {
-                const Four four = load<Four>(h + v * p.h_vector);
                 Lanes repeated;
-                if constexpr (GROUPS == 4) repeated = __builtin_shufflevector(four, four, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
-                else if constexpr (GROUPS == 2) repeated = __builtin_shufflevector(four, four, 0, 1, 0, 1, 0, 1, 0, 1);
-                else repeated = four[0] - Lanes{};
-                sum[v][c] = Format::template multiply_add<N>(sum[v][c], weights, repeated);
+                if constexpr (GROUPS == 1) repeated = load<int32_t>(h + v * p.h_vector) - Lanes{};
+                else repeated = repeat<Lanes>(load<Vector<int32_t, GROUPS>>(h + v * p.h_vector), lanes);
+                UNROLL for (int q = 0; q < PARTS; q++)
+                    sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], repeated);
             }
         };
         for (; i + CHAINS <= end; i += CHAINS, w += 16 * CHAINS) { UNROLL for (int c = 0; c < CHAINS; c++) step(c); }
         for (; i < end; i++, w += 16) step(0);
         UNROLL for (int v = 0; v < VECTORS; v++) {
-            Sum total = sum[v][0];
-            UNROLL for (int c = 1; c < CHAINS; c++) total += sum[v][c];
-            Vector<typename Format::Sum, 4> rows;
-            if constexpr (GROUPS == 4) {
-                total += __builtin_shufflevector(total, total, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-                total += __builtin_shufflevector(total, total, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-                rows = __builtin_shufflevector(total, total, 0, 4, 8, 12);
-            } else if constexpr (GROUPS == 2) {
-                total += __builtin_shufflevector(total, total, 1, 0, 3, 2, 5, 4, 7, 6);
-                rows = __builtin_shufflevector(total, total, 0, 2, 4, 6);
-            } else {
-                rows = total;
+            Vector<Number, 4> rows{};
+            UNROLL for (int q = 0; q < PARTS; q++) {
+                Sum total = sum[v][q][0];
+                UNROLL for (int c = 1; c < CHAINS; c++) total += sum[v][q][c];
+                if constexpr (GROUPS > 1) total += exchange<1>(total, lanes);
+                if constexpr (GROUPS > 2) total += exchange<2>(total, lanes);
+                UNROLL for (int r = 0; r < ROWS; r++) rows[q * ROWS + r] = total[r * GROUPS];
             }
             put<Format, 4>(out, v, row, 4, 0, rows);
         }
     }
 }
 
-// `count` vectors, at most 16 at a time; fewer where registers are few.
+// How many vectors one pass may take.
+template <class Format, int BLOCK> constexpr int most_vectors() {
+    const int wide = BLOCK == 4 ? 16 / Format::GROUP : panel_rows(BLOCK);
+    return wide > LANES ? SUMS * LANES / wide : SUMS;
+}
+
 template <class Format, int BLOCK, int VECTORS>
 INLINE void tile(const Product<Format> &p, const Output<Format> &out, int from, int to) {
     if constexpr (BLOCK == 4) small_kernel<Format, VECTORS>(p, out, from, to);
-    else panel_kernel<Format, BLOCK, (BLOCK < LANES ? BLOCK : LANES), VECTORS>(p, out, from, to);
+    else panel_kernel<Format, BLOCK, VECTORS>(p, out, from, to);
 }

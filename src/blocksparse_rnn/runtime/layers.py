@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.models.recurrence import CLIP
 from blocksparse_rnn.runtime.bsr import BlockSparse, check_memory
 from blocksparse_rnn.runtime.library import native
+
+CLIP = 20.0
+"""Upper limit of the clipped rectifier, as in `models.recurrence` and `bsr.cpp`."""
 
 
 def gru_layer(

@@ -14,14 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from ctypes import c_int, c_long, c_void_p
+from ctypes import c_double, c_float, c_int, c_long, c_void_p
 from pathlib import Path
 from typing import NamedTuple
 
-from blocksparse_rnn import cli
 from blocksparse_rnn.errors import UserError
 
-_SOURCES = ("bsr.cpp", "kernels.hpp", "threads.hpp")
+_SOURCES = ("bsr.cpp", "kernels.hpp", "peaks.hpp", "threads.hpp")
 _COMMON = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
 _SIGNATURES = {
     "bsr_create": ([c_int, c_int, c_int, c_int, *[c_void_p] * 4], c_void_p),
@@ -29,6 +28,8 @@ _SIGNATURES = {
     "bsr_product": ([c_void_p, c_int, c_long, c_void_p, c_void_p], c_int),
     "bsr_gru": ([*[c_void_p] * 3, c_int, c_int, *[c_void_p] * 4], c_int),
     "bsr_rnn": ([*[c_void_p] * 4, c_int, c_int, *[c_void_p] * 3], c_int),
+    "bsr_multiply_rounds": ([c_int, c_long], c_double),
+    "bsr_read_rounds": ([c_void_p, c_long, c_long], c_float),
 }
 
 
@@ -168,14 +169,3 @@ def _processor_abilities() -> frozenset[str]:
         return frozenset(next(line for line in lines if line.startswith("flags")).split(":")[1].split())
     except (OSError, StopIteration):
         return frozenset()
-
-
-def main() -> None:
-    """Compile for this processor and say where the library lies (`make runtime`)."""
-    variant = choose_variant()
-    load(variant)
-    print(f"runtime: {variant}, in {cache_folder()}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,0 +1,123 @@
+"""All benchmarks of the runtime, one comparison after the other, each printed as it ends."""
+
+import itertools
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blocksparse_rnn.bench.machine import Machine, measure_machine
+from blocksparse_rnn.bench.products import Row, time_layers, time_products
+from blocksparse_rnn.bench.report import as_table, draw_speed, write_json
+from blocksparse_rnn.bench.rivals import OPTIONAL
+from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.runtime.library import cache_folder, choose_variant, load, native
+from blocksparse_rnn.training import cpu_name
+
+PARTS = ("products", "layers")
+_SHAPES = ((7680, 2560), (1760, 1760))
+_SPARSITIES = (0.8, 0.9, 0.95)
+_BLOCKS = [4, 8, 16, 32]
+_BATCHES = [1, 8, 32]
+_LAYERS = (("gru", 2560), ("rnn", 1760))
+
+
+def compile_runtime() -> None:
+    """Compile the runtime for this processor and say where it lies.
+
+    Raises:
+        UserError: no compiler, or it fails.
+    """
+    variant = choose_variant()
+    load(variant)
+    print(f"runtime: {variant}, in {cache_folder()}")
+
+
+def run_benchmarks(
+    *,
+    quick: bool,
+    only: str | None,
+    threads: int,
+    seconds: float,
+    json: Path | None,
+    out: Path | None,
+) -> None:
+    """Measure, print a table, write what was asked for.
+
+    Raises:
+        UserError: no native library to measure, a rival that computes something else, or no permission.
+    """
+    if threads < 1 or seconds <= 0:
+        raise UserError("bench: --threads must be 1 or more, --seconds more than 0")
+    if native() is None:
+        raise UserError("bench: there is no native runtime to measure; install g++ and unset BSR_NATIVE")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    torch.set_num_threads(threads)
+    os.environ["MKL_NUM_THREADS"] = str(threads)
+    machine = measure_machine()
+    print(_describe(machine), flush=True)
+    rows: list[Row] = []
+    started = time.monotonic()
+    for part in _comparisons(machine, quick, only, threads, seconds):
+        found = list(part)
+        rows += found
+        print(f"\n{as_table(found).render('simple')}\n{time.monotonic() - started:.0f} s passed", flush=True)
+    paths = [path for path in (json, out / "bench.json" if out else None) if path]
+    for path in paths:
+        write_json(path, machine, _circumstances(threads, seconds), rows)
+    if out is not None:
+        draw_speed(out / "speed.png", rows)
+        paths.append(out / "speed.png")
+    if paths:
+        print(f"\nwritten: {', '.join(map(str, paths))}")
+
+
+def _comparisons(
+    machine: Machine, quick: bool, only: str | None, threads: int, seconds: float
+) -> Iterator[Iterator[Row]]:
+    blocks, batches = ([4, 16], [1, 8]) if quick else (_BLOCKS, _BATCHES)
+    if only != "layers":
+        for shape, sparsity in itertools.product(_SHAPES[:1] if quick else _SHAPES, _SPARSITIES):
+            if not quick or sparsity == 0.9:
+                yield time_products(machine, shape, sparsity, blocks, batches, seconds, threads)
+    if only != "products":
+        for cell, width in _LAYERS:
+            layer_blocks, layer_batches = ([16], [1]) if quick else (_BLOCKS, [1, 8])
+            yield time_layers(machine, cell, width, 0.9, layer_blocks, layer_batches, seconds, threads)
+
+
+def _describe(machine: Machine) -> str:
+    operations = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in machine.operations.items())
+    sizes = {1 << 10: "1 MiB", 8 << 10: "8 MiB", 128 << 10: "128 MiB"}
+    reading = ", ".join(f"{name} {machine.bandwidth[kib] / 1e9:.0f}" for kib, name in sizes.items())
+    return (
+        f"{cpu_name()}, kernels {machine.variant}; one core: {operations} G operations/s, "
+        f"reads {reading} GB/s"
+    )
+
+
+def _circumstances(threads: int, seconds: float) -> dict[str, Any]:
+    """What a reader needs to judge or repeat the figures."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in OPTIONAL:
+        try:
+            versions[package] = version(package.replace("_", "-"))
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": f"python {' '.join(sys.argv)}",
+        "device": cpu_name(),
+        "threads": threads,
+        "seconds": seconds,
+        "versions": versions,
+    }

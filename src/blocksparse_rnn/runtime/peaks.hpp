@@ -1,0 +1,34 @@
+// What this core can do at best: multiplications of a number format, and reading memory. For benchmarks.
+#pragma once
+#include "kernels.hpp"
+
+// `rounds` rounds of as many independent multiply-adds as hide their latency; returns operations done.
+template <class Format> static double multiply_rounds(long rounds) {
+    typedef Vector<typename Format::Sum, LANES> Sum;
+    constexpr int COUNT = 12;
+    Sum sum[COUNT] = {};
+    Vector<int32_t, LANES> factor{};
+    for (long i = 0; i < rounds; i++) {
+        UNROLL for (int c = 0; c < COUNT; c++) {
+            sum[c] = Format::template multiply_add<LANES>(sum[c], factor, factor);
+            asm volatile("" : "+x"(sum[c]));  // keep it, and in a register
+        }
+    }
+    return 2.0 * rounds * COUNT * LANES * Format::GROUP;
+}
+
+// Read a range of floats, a multiple of eight registers long, `rounds` times.
+static float read_rounds(const float *from, long count, long rounds) {
+    typedef Vector<float, LANES> F;
+    F sum[8] = {};
+    for (long i = 0; i < rounds; i++) {
+        for (long j = 0; j < count; j += 8 * LANES) {
+            UNROLL for (int c = 0; c < 8; c++) sum[c] += load<F>(from + j + c * LANES);
+        }
+        asm volatile("" ::: "memory");
+    }
+    float total = 0;
+    for (int c = 0; c < 8; c++)
+        for (int l = 0; l < LANES; l++) total += sum[c][l];
+    return total;
+}
