@@ -107,7 +107,6 @@ def _openvino(weight_OI: Tensor, x_BI: Tensor) -> Rival:
 
 
 def _onnxruntime(weight_OI: Tensor, x_BI: Tensor) -> Rival:
-    import onnx
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
@@ -117,7 +116,6 @@ def _onnxruntime(weight_OI: Tensor, x_BI: Tensor) -> Rival:
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items())
     graph = helper.make_graph([node], "product", [x], [y], [transposed])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    assert onnx.checker.check_model(model) is None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)

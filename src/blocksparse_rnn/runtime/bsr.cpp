@@ -61,10 +61,11 @@ template <class F> static void pack(Matrix &m, const typename F::Weight *values)
                         for (int g = 0; g < F::GROUP; g++) *to++ = values[(long)i * area + r * block + k + g];
 }
 
-// Vectors in the number format that a matrix multiplies with.
+// Vectors in the number format that a matrix multiplies with, as [tile][block of columns][vector][column].
 struct Activations {
     const void *h;
-    long h_block, h_vector;
+    long columns;        // of a vector
+    long h_block;        // elements from one block to the next where all vectors are one tile; 0: tiles of next_tile
     const float *scale;  // of int8, a value for each vector
 };
 
@@ -75,27 +76,23 @@ struct Target {
 
 template <class F, int BLOCK>
 static void multiply(const Matrix &m, const Activations &a, const Target &t, int count, int from, int to) {
-    typedef typename F::Activation Activation;
-    Product<F> p{m.row_pointer.data(), m.column.data(), reinterpret_cast<const typename F::Weight *>(m.weights.get()),
-                 static_cast<const Activation *>(a.h), a.h_block, a.h_vector};
-    Output<F> out{t.y, t.y_block, m.scale_row.get(), m.zero_row.get(), a.scale};
-    constexpr int MOST = most_vectors<F, BLOCK>();
+    const auto *h = static_cast<const typename F::Activation *>(a.h);
+    const auto *weights = reinterpret_cast<const typename F::Weight *>(m.weights.get());
+    constexpr int MOST = most_vectors(F::GROUP, BLOCK);
     // Rows outside where there are several tiles: the weights of a row stay in the nearest cache.
     const int step = count > MOST ? 1 : to - from;
     for (int row = from; row < to; row += step) {
-        Product<F> q = p;
-        Output<F> o = out;
-        for (int left = count, n; left > 0;) {
-            if (MOST >= 16 && left >= 16) tile<F, BLOCK, MOST >= 16 ? 16 : 1>(q, o, row, row + step), n = 16;
-            else if (MOST >= 8 && left >= 8) tile<F, BLOCK, MOST >= 8 ? 8 : 1>(q, o, row, row + step), n = 8;
-            else if (MOST >= 4 && left >= 4) tile<F, BLOCK, MOST >= 4 ? 4 : 1>(q, o, row, row + step), n = 4;
-            else if (left >= 2) tile<F, BLOCK, 2>(q, o, row, row + step), n = 2;
-            else tile<F, BLOCK, 1>(q, o, row, row + step), n = 1;
-            left -= n;
-            q.h += n * q.h_vector;
-            o.y += n;
-            o.y_block += n;
-            if (o.scale_vector) o.scale_vector += n;
+        for (int v = 0, n; v < count; v += n) {
+            n = next_tile(MOST, count - v);
+            const Product<F> p{m.row_pointer.data(), m.column.data(), weights, a.h_block ? h + (long)v * BLOCK : h + v * a.columns, a.h_block ? a.h_block : n * BLOCK};
+            const Output<F> out{t.y + v, t.y_block + v, m.scale_row.get(), m.zero_row.get(), a.scale ? a.scale + v : nullptr};
+            switch (n) {
+            case 16: tile<F, BLOCK, MOST < 16 ? 1 : 16>(p, out, row, row + step); break;
+            case 8: tile<F, BLOCK, MOST < 8 ? 1 : 8>(p, out, row, row + step); break;
+            case 4: tile<F, BLOCK, MOST < 4 ? 1 : 4>(p, out, row, row + step); break;
+            case 2: tile<F, BLOCK, 2>(p, out, row, row + step); break;
+            case 1: tile<F, BLOCK, 1>(p, out, row, row + step); break;
+            }
         }
     }
 }
@@ -147,38 +144,52 @@ static inline void to_bytes(const float *x, long count, float scale, uint8_t *by
     }
 }
 
-// Row-major vectors (count, columns) in the format of a matrix; `rows` of them from `from` on.
-struct Converted {
-    Buffer<uint16_t> halves;
-    Buffer<uint8_t> bytes;
-    Buffer<float> scale;
+// Row-major vectors (count, columns), brought into the format and the order in which a matrix reads them.
+class Converted {
+public:
     Activations activations{};
 
-    Converted(int format, const float *x, long count, int columns, int block) {
+    Converted(const Matrix &m, const float *x, long count) : m(m), x(x), tile_of(count) {
+        const int group = m.format == FLOAT32 ? 1 : m.format == BFLOAT16 ? 2 : 4;
+        for (long v = 0, n; v < count; v += n) {
+            n = next_tile(most_vectors(group, m.block), (int)std::min(count - v, 64L));
+            for (long i = v; i < v + n; i++) tile_of[i] = {v, n};
+        }
+        activations.columns = m.columns;
         activations.h = x;
-        activations.h_block = block;
-        activations.h_vector = columns;
-        if (format == BFLOAT16) {
-            halves.resize(count * columns);
-            activations.h = halves.get();
-        } else if (format == INT8) {
-            bytes.resize(count * columns);
+        if (m.format == FLOAT32 && count == 1) return;  // in order as it is
+        packed.resize(count * m.columns * 4 / group);
+        activations.h = packed.get();
+        if (m.format == INT8) {
             scale.resize(count);
-            activations.h = bytes.get();
             activations.scale = scale.get();
         }
     }
-    void convert(int format, const float *x, long from, long to, int columns) {
+    void convert(long from, long to) {
+        if (activations.h == x) return;
         for (long v = from; v < to; v++) {
-            const float *row = x + v * columns;
-            if (format == BFLOAT16)
-                for (int i = 0; i < columns; i++) halves.get()[v * columns + i] = to_bfloat16(row[i]);
-            if (format == INT8) {
-                scale.get()[v] = byte_scale(largest(row, columns));
-                to_bytes(row, columns, scale.get()[v], bytes.get() + v * columns);
+            const float *row = x + v * m.columns;
+            if (m.format == INT8) scale.get()[v] = byte_scale(largest(row, m.columns));
+            const auto [first, size] = tile_of[v];
+            for (int j = 0; j < m.columns; j += m.block) {
+                const long at = first * m.columns + j * size + (v - first) * m.block;
+                if (m.format == FLOAT32) memcpy(packed.get() + 4 * at, row + j, m.block * sizeof(float));
+                if (m.format == INT8) to_bytes(row + j, m.block, scale.get()[v], packed.get() + at);
+                if (m.format == BFLOAT16)
+                    for (int i = 0; i < m.block; i++) reinterpret_cast<uint16_t *>(packed.get())[at + i] = to_bfloat16(row[j + i]);
             }
         }
     }
+
+private:
+    struct Tile {
+        long first, size;
+    };
+    const Matrix &m;
+    const float *x;
+    std::vector<Tile> tile_of;
+    Buffer<uint8_t> packed;
+    Buffer<float> scale;
 };
 
 // Rows of blocks cut into parts of about equal numbers of blocks (and rows: an empty one costs too).
@@ -305,7 +316,7 @@ struct Recurrence {
             reduce(before, vectors);
             std::swap(read_half, write_half);
             barrier.wait();
-            Activations activations{nullptr, stride, block, scale.get()};
+            Activations activations{nullptr, units(), stride, matrix.format == INT8 ? scale.get() : nullptr};
             for (int step = 0; step < steps; step++) {
                 const int t = backward ? steps - 1 - step : step, count = batch_sizes[t];
                 activations.h = matrix.format == BFLOAT16 ? (const void *)read_half : matrix.format == INT8 ? (const void *)bytes.get() : before;
@@ -359,10 +370,10 @@ static void input_part(const Matrix &w, const float *bias, int block, int thread
             y_block.push_back((long)batch_sizes[t] * block);
         }
     const long frames = (long)y.size();
-    Converted converted(w.format, x, frames, w.columns, w.block);
+    Converted converted(w, x, frames);
     const auto bounds = shares(threads, w.block_rows(), [&](int row) { return row_blocks(w, row); });
     pool().run(threads, [&](int me, Barrier &barrier) {
-        converted.convert(w.format, x, frames * me / threads, frames * (me + 1) / threads, w.columns);
+        converted.convert(frames * me / threads, frames * (me + 1) / threads);
         barrier.wait();
         multiply(w, converted.activations, Target{y.data(), y_block.data()}, (int)frames, bounds[me], bounds[me + 1]);
         for (int row = bounds[me]; row < bounds[me + 1]; row++)
@@ -410,10 +421,10 @@ int bsr_product(const Matrix *m, int threads, long count, const float *x, float 
         std::vector<float *> to(count);
         std::vector<long> y_block(count, m->block);
         for (long v = 0; v < count; v++) to[v] = y + v * m->rows;
-        Converted converted(m->format, x, count, m->columns, m->block);
+        Converted converted(*m, x, count);
         const auto bounds = shares(threads, m->block_rows(), [&](int row) { return row_blocks(*m, row); });
         pool().run(threads, [&](int me, Barrier &barrier) {
-            converted.convert(m->format, x, count * me / threads, count * (me + 1) / threads, m->columns);
+            converted.convert(count * me / threads, count * (me + 1) / threads);
             barrier.wait();
             multiply(*m, converted.activations, Target{to.data(), y_block.data()}, (int)count, bounds[me], bounds[me + 1]);
         });

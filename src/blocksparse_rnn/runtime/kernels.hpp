@@ -102,13 +102,14 @@ struct Int8 {
     }
 };
 
-// Where a row of blocks finds its blocks, and how vectors lie in memory, in elements.
+// Where a row of blocks finds its blocks. Vectors lie in memory as [block of columns][vector][column of the
+// block], so that what a block needs of all of them is together.
 template <class Format> struct Product {
     const int32_t *row_pointer;
     const uint16_t *column;  // of each block, in blocks
     const typename Format::Weight *weights;
     const typename Format::Activation *h;
-    long h_block, h_vector;  // from one block of columns to the next, from one vector to the next
+    long h_block;  // elements from one block of columns to the next
 };
 
 // What becomes of the sums of one block row: y[v] + row * y_block[v] receives the rows of vector v.
@@ -165,7 +166,7 @@ void panel_kernel(const Product<Format> &p, const Output<Format> &out, int from,
                         Lanes weights[PARTS];
                         UNROLL for (int q = 0; q < PARTS; q++) weights[q] = load<Lanes>(w + ((long)(k + c) * ROWS + q * WIDTH) * GROUP);
                         UNROLL for (int v = 0; v < VECTORS; v++) {
-                            const Lanes activation = load<int32_t>(h + v * p.h_vector + (k + c) * GROUP) - Lanes{};
+                            const Lanes activation = load<int32_t>(h + v * BLOCK + (k + c) * GROUP) - Lanes{};
                             UNROLL for (int q = 0; q < PARTS; q++)
                                 sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], activation);
                         }
@@ -211,8 +212,9 @@ void small_kernel(const Product<Format> &p, const Output<Format> &out, int from,
             const typename Format::Activation *h = p.h + p.column[i + c] * p.h_block;
             UNROLL for (int v = 0; v < VECTORS; v++) {
                 Lanes repeated;
-                if constexpr (GROUPS == 1) repeated = load<int32_t>(h + v * p.h_vector) - Lanes{};
-                else repeated = repeat<Lanes>(load<Vector<int32_t, GROUPS>>(h + v * p.h_vector), lanes);
+                if constexpr (GROUPS == 1) repeated = load<int32_t>(h + 4 * v) - Lanes{};
+                else if constexpr (GROUPS == 2) repeated = bits<Lanes>(load<int64_t>(h + 4 * v) - Vector<int64_t, WIDTH / 2>{});
+                else repeated = repeat<Lanes>(load<Vector<int32_t, 4>>(h + 4 * v), lanes);
                 UNROLL for (int q = 0; q < PARTS; q++)
                     sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], repeated);
             }
@@ -233,10 +235,15 @@ void small_kernel(const Product<Format> &p, const Output<Format> &out, int from,
     }
 }
 
-// How many vectors one pass may take.
-template <class Format, int BLOCK> constexpr int most_vectors() {
-    const int wide = BLOCK == 4 ? 16 / Format::GROUP : panel_rows(BLOCK);
+// How many vectors one pass may take, and how many of those that are left the next one takes.
+constexpr int most_vectors(int group, int block) {
+    const int wide = block == 4 ? 16 / group : panel_rows(block);
     return wide > LANES ? SUMS * LANES / wide : SUMS;
+}
+constexpr int next_tile(int most, int left) {
+    int n = 1;
+    while (2 * n <= most && 2 * n <= left) n *= 2;
+    return n;
 }
 
 template <class Format, int BLOCK, int VECTORS>

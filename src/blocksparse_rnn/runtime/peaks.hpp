@@ -11,7 +11,7 @@ template <class Format> static double multiply_rounds(long rounds) {
     for (long i = 0; i < rounds; i++) {
         UNROLL for (int c = 0; c < COUNT; c++) {
             sum[c] = Format::template multiply_add<LANES>(sum[c], factor, factor);
-            asm volatile("" : "+x"(sum[c]));  // keep it, and in a register
+            asm volatile("" : "+x"(sum[c]), "+x"(factor));  // the compiler must not foresee either
         }
     }
     return 2.0 * rounds * COUNT * LANES * Format::GROUP;
