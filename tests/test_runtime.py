@@ -83,7 +83,9 @@ def test_native_and_torch_round_alike(block, dtype, monkeypatch):
     native = BlockSparse.from_dense(weight, (block, block), dtype)
     monkeypatch.setattr(bsr, "native", lambda: None)
     plain = BlockSparse.from_dense(weight, (block, block), dtype)
-    torch.testing.assert_close(native.product(x), plain.product(x), atol=2e-5, rtol=2e-5)
+    # Processors that multiply bf16 themselves round activations too.
+    tolerance = TOLERANCE[dtype] if dtype == "bf16" else 2e-5
+    torch.testing.assert_close(native.product(x), plain.product(x), atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -49,7 +49,9 @@ template <class F> static void pack(Matrix &m, const typename F::Weight *values)
     auto *to = reinterpret_cast<typename F::Weight *>(m.weights.get());
     const int block = m.block, area = block * block;
     if (block == 4) {
-        memcpy(to, values, m.column.size() * area * sizeof *to);
+        constexpr bool apart = sizeof(typename F::Activation) > sizeof(typename F::Weight);  // see BFloat16
+        constexpr int order[4] = {0, apart ? 2 : 1, apart ? 1 : 2, 3};
+        for (long i = 0; i < (long)m.row_pointer.back() * area; i++) to[i] = values[i / 4 * 4 + order[i % 4]];
         return;
     }
     const int R = panel_rows(block);
@@ -115,6 +117,11 @@ static void multiply(const Matrix &m, const Activations &a, const Target &t, int
     }
 }
 
+// Bytes of an activation in the format that a matrix multiplies with.
+static int activation_bytes(const Matrix &m) {
+    return m.format == FLOAT32 ? sizeof(Float32::Activation) : m.format == BFLOAT16 ? sizeof(BFloat16::Activation) : sizeof(Int8::Activation);
+}
+
 // float -> bf16, to the nearest, ties to even; NaN stays NaN.
 static inline uint16_t to_bfloat16(float x) {
     uint32_t u;
@@ -149,7 +156,7 @@ class Converted {
 public:
     Activations activations{};
 
-    Converted(const Matrix &m, const float *x, long count) : m(m), x(x), tile_of(count) {
+    Converted(const Matrix &m, const float *x, long count) : m(m), x(x), bytes(activation_bytes(m)), tile_of(count) {
         const int group = m.format == FLOAT32 ? 1 : m.format == BFLOAT16 ? 2 : 4;
         for (long v = 0, n; v < count; v += n) {
             n = next_tile(most_vectors(group, m.block), (int)std::min(count - v, 64L));
@@ -157,8 +164,8 @@ public:
         }
         activations.columns = m.columns;
         activations.h = x;
-        if (m.format == FLOAT32 && count == 1) return;  // in order as it is
-        packed.resize(count * m.columns * 4 / group);
+        if (bytes == 4 && count == 1) return;  // in order as it is
+        packed.resize(count * m.columns * bytes);
         activations.h = packed.get();
         if (m.format == INT8) {
             scale.resize(count);
@@ -173,9 +180,9 @@ public:
             const auto [first, size] = tile_of[v];
             for (int j = 0; j < m.columns; j += m.block) {
                 const long at = first * m.columns + j * size + (v - first) * m.block;
-                if (m.format == FLOAT32) memcpy(packed.get() + 4 * at, row + j, m.block * sizeof(float));
-                if (m.format == INT8) to_bytes(row + j, m.block, scale.get()[v], packed.get() + at);
-                if (m.format == BFLOAT16)
+                if (bytes == 4) memcpy(packed.get() + 4 * at, row + j, m.block * sizeof(float));
+                if (bytes == 1) to_bytes(row + j, m.block, scale.get()[v], packed.get() + at);
+                if (bytes == 2)
                     for (int i = 0; i < m.block; i++) reinterpret_cast<uint16_t *>(packed.get())[at + i] = to_bfloat16(row[j + i]);
             }
         }
@@ -187,6 +194,7 @@ private:
     };
     const Matrix &m;
     const float *x;
+    const int bytes;
     std::vector<Tile> tile_of;
     Buffer<uint8_t> packed;
     Buffer<float> scale;
@@ -264,7 +272,8 @@ struct Recurrence {
         const int block = matrix.block, blocks = units() / block, vectors = batch_sizes[0];
         const long stride = (long)vectors * block;
         Buffer<float> first(stride * blocks), second(stride * blocks), product(stride * blocks * gates);
-        Buffer<uint16_t> first_half(matrix.format == BFLOAT16 ? stride * blocks : 0), second_half(matrix.format == BFLOAT16 ? stride * blocks : 0);
+        const bool halves = activation_bytes(matrix) == 2;
+        Buffer<uint16_t> first_half(halves ? stride * blocks : 0), second_half(halves ? stride * blocks : 0);
         Buffer<uint8_t> bytes(matrix.format == INT8 ? stride * blocks : 0);
         Buffer<float> scale(vectors), largest_of((long)threads * vectors);
         const auto bounds = shares(threads, blocks, [&](int row) {
@@ -287,7 +296,7 @@ struct Recurrence {
             float *before = first.get(), *after = second.get();
             uint16_t *read_half = first_half.get(), *write_half = second_half.get();  // others still read the one
             auto reduce = [&](const float *h, int count) { // own units in the matrix's number format
-                if (matrix.format == BFLOAT16)
+                if (halves)
                     for (int j = from; j < to; j++)
                         for (long i = j * stride; i < j * stride + (long)count * block; i++) write_half[i] = to_bfloat16(h[i]);
                 if (matrix.format == INT8) {
@@ -319,7 +328,7 @@ struct Recurrence {
             Activations activations{nullptr, units(), stride, matrix.format == INT8 ? scale.get() : nullptr};
             for (int step = 0; step < steps; step++) {
                 const int t = backward ? steps - 1 - step : step, count = batch_sizes[t];
-                activations.h = matrix.format == BFLOAT16 ? (const void *)read_half : matrix.format == INT8 ? (const void *)bytes.get() : before;
+                activations.h = halves ? (const void *)read_half : matrix.format == INT8 ? (const void *)bytes.get() : before;
                 for (int g = 0; g < gates; g++)
                     multiply(matrix, activations, Target{y.data(), y_block.data()}, count, g * blocks + from, g * blocks + to);
                 const long width = (long)count * block, gate_a = blocks * width, gate_u = blocks * stride;
@@ -394,6 +403,7 @@ Matrix *bsr_create(int format, int rows, int columns, int block, const int32_t *
         auto *m = new Matrix{format, rows, columns, block, {row_pointer, row_pointer + rows / block + 1}, {}, Buffer<uint8_t>(), Buffer<float>(), Buffer<int32_t>()};
         const long blocks = m->row_pointer.back();
         m->column.assign(column, column + blocks);
+        m->column.resize(blocks + PREFETCHED);
         m->weights.resize(blocks * block * block * (format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1));
         if (format == FLOAT32) pack<Float32>(*m, static_cast<const float *>(values));
         if (format == BFLOAT16) pack<BFloat16>(*m, static_cast<const uint16_t *>(values));

@@ -43,39 +43,75 @@ template <class To, class From> INLINE To bits(From v) {
     return to;
 }
 
-// Number formats. Weight and Activation are what memory holds, GROUP how many columns make 32 bits, and
-// multiply_add takes 32-bit lanes of weights and of activations.
+// The 32 bits at h in all lanes; the GROUPS words at h over and over.
+template <int N> INLINE Vector<int32_t, N> to_all(const void *h) { return load<int32_t>(h) - Vector<int32_t, N>{}; }
+template <int N, size_t... I> INLINE Vector<int32_t, N> repeated(Vector<int32_t, 4> v, std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, (I % 4)...);
+}
+template <int N, int GROUPS> INLINE Vector<int32_t, N> over_and_over(const void *h) {
+    if constexpr (GROUPS == 1) return to_all<N>(h);
+    else if constexpr (GROUPS == 2) return bits<Vector<int32_t, N>>(load<int64_t>(h) - Vector<int64_t, N / 2>{});
+    else return repeated<N>(load<Vector<int32_t, 4>>(h), std::make_index_sequence<N>());
+}
+
+// Number formats. Weight and Activation are what memory holds, GROUP how many columns of weights make 32 bits.
+// multiply_add takes 32-bit lanes of weights and what to_lanes (a group for all lanes) or to_rows (GROUPS
+// groups, over and over) make of activations.
 struct Float32 {
     typedef float Weight;
     typedef float Activation;
     typedef float Sum;
     static constexpr int GROUP = 1;
+    template <int N> INLINE Vector<int32_t, N> to_lanes(const float *h) { return to_all<N>(h); }
+    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const float *h) { return over_and_over<N, GROUPS>(h); }
     template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
         return sum + bits<Vector<float, N>>(w) * bits<Vector<float, N>>(h);
     }
 };
+#ifdef __AVX512BF16__
 struct BFloat16 {
     typedef uint16_t Weight;
     typedef uint16_t Activation;
     typedef float Sum;
     static constexpr int GROUP = 2;
+    template <int N> INLINE Vector<int32_t, N> to_lanes(const uint16_t *h) { return to_all<N>(h); }
+    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const uint16_t *h) { return over_and_over<N, GROUPS>(h); }
     template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
-#ifdef __AVX512BF16__
         if constexpr (N == 16) return bits<Vector<float, N>>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(w), bits<__m512bh>(h)));
         if constexpr (N == 8) return bits<Vector<float, N>>(_mm256_dpbf16_ps(bits<__m256>(sum), bits<__m256bh>(w), bits<__m256bh>(h)));
         if constexpr (N == 4) return bits<Vector<float, N>>(_mm_dpbf16_ps(bits<__m128>(sum), bits<__m128bh>(w), bits<__m128bh>(h)));
-#else
-        typedef Vector<float, N> F;
-        const int32_t upper = (int32_t)0xffff0000; // a bf16 is the upper half of a float
-        return sum + bits<F>(w << 16) * bits<F>(h << 16) + bits<F>(w & upper) * bits<F>(h & upper);
-#endif
     }
 };
+#else
+// Weights widen to float on the way, a bf16 being the upper half of one; activations stay float, since
+// each would be widened once for every block in its column.
+struct BFloat16 {
+    typedef uint16_t Weight;
+    typedef float Activation;
+    typedef float Sum;
+    static constexpr int GROUP = 2;
+    template <int N> struct Pair {
+        Vector<float, N> lower, upper;
+    };
+    template <int N> INLINE Pair<N> to_lanes(const float *h) { return {h[0] - Vector<float, N>{}, h[1] - Vector<float, N>{}}; }
+    template <int N, int GROUPS> INLINE Pair<N> to_rows(const float *h) {
+        static_assert(GROUPS == 2, "of a block of 4, whose columns 0 and 2, 1 and 3 are groups then");
+        typedef Vector<float, N> F;
+        return {bits<F>(over_and_over<N, 2>(h)), bits<F>(over_and_over<N, 2>(h + 2))};
+    }
+    template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Pair<N> h) {
+        typedef Vector<float, N> F;
+        return sum + bits<F>(w << 16) * h.lower + bits<F>(w & (int32_t)0xffff0000) * h.upper;
+    }
+};
+#endif
 struct Int8 {
     typedef int8_t Weight;
     typedef uint8_t Activation;
     typedef int32_t Sum;
     static constexpr int GROUP = 4;
+    template <int N> INLINE Vector<int32_t, N> to_lanes(const uint8_t *h) { return to_all<N>(h); }
+    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const uint8_t *h) { return over_and_over<N, GROUPS>(h); }
     template <int N> INLINE Vector<int32_t, N> multiply_add(Vector<int32_t, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
 #ifdef __AVX512VNNI__
         if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_dpbusd_epi32(bits<__m512i>(sum), bits<__m512i>(h), bits<__m512i>(w)));
@@ -111,6 +147,13 @@ template <class Format> struct Product {
     const typename Format::Activation *h;
     long h_block;  // elements from one block of columns to the next
 };
+
+// Ask for the COUNT activations of a block to come: columns jump, so that no processor foresees them.
+constexpr int PREFETCHED = 8;  // blocks past the end that may be asked for
+template <int COUNT, class Format> INLINE void prefetch(const Product<Format> &p, int block) {
+    const auto *h = p.h + p.column[block] * p.h_block;
+    UNROLL for (int i = 0; i < COUNT; i += 64 / (int)sizeof *h) __builtin_prefetch(h + i);
+}
 
 // What becomes of the sums of one block row: y[v] + row * y_block[v] receives the rows of vector v.
 template <class Format> struct Output {
@@ -160,13 +203,14 @@ void panel_kernel(const Product<Format> &p, const Output<Format> &out, int from,
         for (int first = 0; first < BLOCK; first += ROWS) {
             Sum sum[VECTORS][PARTS][CHAINS] = {};
             for (int i = begin; i < end; i++, w += BLOCK * ROWS) {
+                if constexpr (VECTORS > 1) prefetch<BLOCK * VECTORS>(p, i + (BLOCK == 8 ? 2 : 1));
                 const typename Format::Activation *h = p.h + p.column[i] * p.h_block;
                 UNROLL for (int k = 0; k < GROUPS; k += CHAINS) {
                     UNROLL for (int c = 0; c < CHAINS; c++) {
                         Lanes weights[PARTS];
                         UNROLL for (int q = 0; q < PARTS; q++) weights[q] = load<Lanes>(w + ((long)(k + c) * ROWS + q * WIDTH) * GROUP);
                         UNROLL for (int v = 0; v < VECTORS; v++) {
-                            const Lanes activation = load<int32_t>(h + v * BLOCK + (k + c) * GROUP) - Lanes{};
+                            const auto activation = Format::template to_lanes<WIDTH>(h + v * BLOCK + (k + c) * GROUP);
                             UNROLL for (int q = 0; q < PARTS; q++)
                                 sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], activation);
                         }
@@ -184,23 +228,30 @@ void panel_kernel(const Product<Format> &p, const Output<Format> &out, int from,
     }
 }
 
-// A vector with lanes i and i ^ DISTANCE exchanged, and one that repeats a shorter vector.
-template <int DISTANCE, class V, size_t... I> INLINE V exchange(V v, std::index_sequence<I...>) {
-    return __builtin_shufflevector(v, v, (I ^ DISTANCE)...);
+// Lanes of PARTS vectors in a row, neighbours added up until four are left.
+template <class Half, class V, size_t... I> INLINE Half neighbours(V a, V b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, (2 * I)...) + __builtin_shufflevector(a, b, (2 * I + 1)...);
 }
-template <class To, class From, size_t... I> INLINE To repeat(From v, std::index_sequence<I...>) {
-    constexpr size_t N = sizeof(From) / sizeof(v[0]);
-    return __builtin_shufflevector(v, v, (I % N)...);
+template <class Number, int N, int PARTS> INLINE Vector<Number, 4> four_sums(const Vector<Number, N> *part) {
+    if constexpr (PARTS > 1) {
+        Vector<Number, N> next[PARTS / 2];
+        UNROLL for (int q = 0; q < PARTS / 2; q++) next[q] = neighbours<Vector<Number, N>>(part[2 * q], part[2 * q + 1], std::make_index_sequence<N>());
+        return four_sums<Number, N, PARTS / 2>(next);
+    } else if constexpr (N > 4) {
+        const auto half = neighbours<Vector<Number, N / 2>>(part[0], part[0], std::make_index_sequence<N / 2>());
+        return four_sums<Number, N / 2, 1>(&half);
+    } else {
+        return part[0];
+    }
 }
 
 template <class Format, int VECTORS>
 void small_kernel(const Product<Format> &p, const Output<Format> &out, int from, int to) {
     constexpr int GROUPS = 4 / Format::GROUP, ALL = 4 * GROUPS, WIDTH = ALL < LANES ? ALL : LANES;
-    constexpr int PARTS = ALL / WIDTH, ROWS = 4 / PARTS, CHAINS = chains(VECTORS * PARTS);
+    constexpr int PARTS = ALL / WIDTH, CHAINS = chains(VECTORS * PARTS);
     typedef typename Format::Sum Number;
     typedef Vector<Number, WIDTH> Sum;
     typedef Vector<int32_t, WIDTH> Lanes;
-    constexpr auto lanes = std::make_index_sequence<WIDTH>();
     for (int row = from; row < to; row++) {
         const int end = p.row_pointer[row + 1];
         int i = p.row_pointer[row];
@@ -211,26 +262,25 @@ void small_kernel(const Product<Format> &p, const Output<Format> &out, int from,
             UNROLL for (int q = 0; q < PARTS; q++) weights[q] = load<Lanes>(w + 16 * c + q * 16 / PARTS);
             const typename Format::Activation *h = p.h + p.column[i + c] * p.h_block;
             UNROLL for (int v = 0; v < VECTORS; v++) {
-                Lanes repeated;
-                if constexpr (GROUPS == 1) repeated = load<int32_t>(h + 4 * v) - Lanes{};
-                else if constexpr (GROUPS == 2) repeated = bits<Lanes>(load<int64_t>(h + 4 * v) - Vector<int64_t, WIDTH / 2>{});
-                else repeated = repeat<Lanes>(load<Vector<int32_t, 4>>(h + 4 * v), lanes);
+                const auto repeated = Format::template to_rows<WIDTH, GROUPS>(h + 4 * v);
                 UNROLL for (int q = 0; q < PARTS; q++)
                     sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], repeated);
             }
         };
-        for (; i + CHAINS <= end; i += CHAINS, w += 16 * CHAINS) { UNROLL for (int c = 0; c < CHAINS; c++) step(c); }
+        for (; i + CHAINS <= end; i += CHAINS, w += 16 * CHAINS) {
+            UNROLL for (int c = 0; c < CHAINS; c++) {
+                prefetch<4 * VECTORS>(p, i + c + 8);
+                step(c);
+            }
+        }
         for (; i < end; i++, w += 16) step(0);
         UNROLL for (int v = 0; v < VECTORS; v++) {
-            Vector<Number, 4> rows{};
+            Sum total[PARTS];
             UNROLL for (int q = 0; q < PARTS; q++) {
-                Sum total = sum[v][q][0];
-                UNROLL for (int c = 1; c < CHAINS; c++) total += sum[v][q][c];
-                if constexpr (GROUPS > 1) total += exchange<1>(total, lanes);
-                if constexpr (GROUPS > 2) total += exchange<2>(total, lanes);
-                UNROLL for (int r = 0; r < ROWS; r++) rows[q * ROWS + r] = total[r * GROUPS];
+                total[q] = sum[v][q][0];
+                UNROLL for (int c = 1; c < CHAINS; c++) total[q] += sum[v][q][c];
             }
-            put<Format, 4>(out, v, row, 4, 0, rows);
+            put<Format, 4>(out, v, row, 4, 0, four_sums<Number, WIDTH, PARTS>(total));
         }
     }
 }

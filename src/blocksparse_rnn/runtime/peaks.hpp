@@ -2,16 +2,20 @@
 #pragma once
 #include "kernels.hpp"
 
-// `rounds` rounds of as many independent multiply-adds as hide their latency; returns operations done.
+// `rounds` rounds of as many independent multiply-adds as hide their latency, with the same weights and
+// activations within a round; returns operations done.
 template <class Format> static double multiply_rounds(long rounds) {
     typedef Vector<typename Format::Sum, LANES> Sum;
     constexpr int COUNT = 12;
     Sum sum[COUNT] = {};
-    Vector<int32_t, LANES> factor{};
+    Vector<int32_t, LANES> weights{};
+    typename Format::Activation h[4] = {};
     for (long i = 0; i < rounds; i++) {
+        asm volatile("" : "+x"(weights) : "r"(h) : "memory");  // the compiler must not foresee either
+        const auto activations = Format::template to_lanes<LANES>(h);
         UNROLL for (int c = 0; c < COUNT; c++) {
-            sum[c] = Format::template multiply_add<LANES>(sum[c], factor, factor);
-            asm volatile("" : "+x"(sum[c]), "+x"(factor));  // the compiler must not foresee either
+            sum[c] = Format::template multiply_add<LANES>(sum[c], weights, activations);
+            asm volatile("" : "+x"(sum[c]));
         }
     }
     return 2.0 * rounds * COUNT * LANES * Format::GROUP;
