@@ -21,8 +21,12 @@ public:
     explicit Buffer(size_t count = 0) { resize(count); }
     Buffer(const Buffer &) = delete;
     ~Buffer() { free(memory); }
+    void at_least(size_t count) {
+        if (count > capacity) resize(count);
+    }
     void resize(size_t count) {
         free(memory);
+        capacity = count;
         const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096 + 4096;  // kernels may load a little past the end
         memory = static_cast<T *>(aligned_alloc(4096, bytes));
         if (!memory) throw std::bad_alloc();
@@ -32,6 +36,7 @@ public:
 
 private:
     T *memory = nullptr;
+    size_t capacity = 0;
 };
 
 struct Matrix {
@@ -74,26 +79,33 @@ struct Activations {
 struct Target {
     float *const *y;
     const long *y_block;
+    const float *bias = nullptr;  // a value for each row
 };
+
+constexpr long STRETCH = 64;  // frames
+constexpr long NEAR = 128 << 10;  // bytes of activations that stay in the second cache while all rows pass
 
 template <class F, int BLOCK>
 static void multiply(const Matrix &m, const Activations &a, const Target &t, int count, int from, int to) {
     const auto *h = static_cast<const typename F::Activation *>(a.h);
     const auto *weights = reinterpret_cast<const typename F::Weight *>(m.weights.get());
     constexpr int MOST = most_vectors(F::GROUP, BLOCK);
-    // Rows outside where there are several tiles: the weights of a row stay in the nearest cache.
-    const int step = count > MOST ? 1 : to - from;
-    for (int row = from; row < to; row += step) {
-        for (int v = 0, n; v < count; v += n) {
-            n = next_tile(MOST, count - v);
-            const Product<F> p{m.row_pointer.data(), m.column.data(), weights, a.h_block ? h + (long)v * BLOCK : h + v * a.columns, a.h_block ? a.h_block : n * BLOCK};
-            const Output<F> out{t.y + v, t.y_block + v, m.scale_row.get(), m.zero_row.get(), a.scale ? a.scale + v : nullptr};
-            switch (n) {
-            case 16: tile<F, BLOCK, MOST < 16 ? 1 : 16>(p, out, row, row + step); break;
-            case 8: tile<F, BLOCK, MOST < 8 ? 1 : 8>(p, out, row, row + step); break;
-            case 4: tile<F, BLOCK, MOST < 4 ? 1 : 4>(p, out, row, row + step); break;
-            case 2: tile<F, BLOCK, 2>(p, out, row, row + step); break;
-            case 1: tile<F, BLOCK, 1>(p, out, row, row + step); break;
+    // The vectors that stay near, past all rows; each row's weights past all tiles of those vectors.
+    const int near = std::max(MOST, (int)(NEAR / (m.columns * sizeof *h)) / MOST * MOST);
+    for (int chunk = 0; chunk < count; chunk += near) {
+        const int end = std::min(count, chunk + near), step = end - chunk > MOST ? 1 : to - from;
+        for (int row = from; row < to; row += step) {
+            for (int v = chunk, n; v < end; v += n) {
+                n = next_tile(MOST, end - v);
+                const Product<F> p{m.row_pointer.data(), m.column.data(), weights, a.h_block ? h + (long)v * BLOCK : h + v * a.columns, a.h_block ? a.h_block : n * BLOCK};
+                const Output<F> out{t.y + v, t.y_block + v, m.scale_row.get(), m.zero_row.get(), a.scale ? a.scale + v : nullptr, t.bias};
+                switch (n) {
+                case 16: tile<F, BLOCK, MOST < 16 ? 1 : 16>(p, out, row, row + step); break;
+                case 8: tile<F, BLOCK, MOST < 8 ? 1 : 8>(p, out, row, row + step); break;
+                case 4: tile<F, BLOCK, MOST < 4 ? 1 : 4>(p, out, row, row + step); break;
+                case 2: tile<F, BLOCK, 2>(p, out, row, row + step); break;
+                case 1: tile<F, BLOCK, 1>(p, out, row, row + step); break;
+                }
             }
         }
     }
@@ -384,13 +396,7 @@ static void input_part(const Matrix &w, const float *bias, int block, int thread
     pool().run(threads, [&](int me, Barrier &barrier) {
         converted.convert(frames * me / threads, frames * (me + 1) / threads);
         barrier.wait();
-        multiply(w, converted.activations, Target{y.data(), y_block.data()}, (int)frames, bounds[me], bounds[me + 1]);
-        for (int row = bounds[me]; row < bounds[me + 1]; row++)
-            for (long f = 0; f < frames; f++) {
-                float *to = y[f] + row * y_block[f];
-                for (int r = 0; r < block; r += 4)
-                    store(to + r, load<Vector<float, 4>>(to + r) + load<Vector<float, 4>>(bias + (long)row * block + r));
-            }
+        multiply(w, converted.activations, Target{y.data(), y_block.data(), bias}, (int)frames, bounds[me], bounds[me + 1]);
     });
 }
 
@@ -448,11 +454,17 @@ int bsr_product(const Matrix *m, int threads, long count, const float *x, float 
 // to W x; state (batch_sizes[0], units) is read and written if given. 1: no memory.
 int bsr_gru(const Matrix *w, const Matrix *u, const float *bias, int threads, int steps, const int *batch_sizes, const float *x, float *state, float *out) {
     try {
-        long frames = 0;
-        for (int t = 0; t < steps; t++) frames += batch_sizes[t];
-        Buffer<float> a(frames * w->rows);
-        input_part(*w, bias, u->block, threads, steps, batch_sizes, x, a.get());
-        Recurrence{*u, 3, batch_sizes, steps, false, false, a.get(), state, out}.run(threads);
+        Buffer<float> own(state ? 0 : (long)batch_sizes[0] * (u->rows / 3)), a(0);
+        if (!state) state = own.get();
+        for (int from = 0, to; from < steps; from = to) {
+            long frames = 0;  // of a stretch whose W x stays in the cache until it is used
+            for (to = from; to < steps && (frames == 0 || frames + batch_sizes[to] <= STRETCH); to++) frames += batch_sizes[to];
+            a.at_least(frames * w->rows);
+            input_part(*w, bias, u->block, threads, to - from, batch_sizes + from, x, a.get());
+            Recurrence{*u, 3, batch_sizes + from, to - from, false, false, a.get(), state, out}.run(threads);
+            x += frames * w->columns;
+            out += frames * (u->rows / 3);
+        }
         return 0;
     } catch (const std::bad_alloc &) {
         return 1;

@@ -162,6 +162,7 @@ template <class Format> struct Output {
     const float *scale_row;       // of int8 weights, a value for each row
     const int32_t *zero_row;      // 128 * sum of a row's weights: what the activations' zero point adds
     const float *scale_vector;    // of uint8 activations
+    const float *bias;            // a value for each row, or null
 };
 
 template <class Format, int N>
@@ -174,6 +175,7 @@ INLINE void put(const Output<Format> &out, int v, long row, int block, int first
     } else {
         value = sum;
     }
+    if (out.bias) value += load<Vector<float, N>>(out.bias + row * block + first);
     store(out.y[v] + row * out.y_block[v] + first, value);
 }
 
