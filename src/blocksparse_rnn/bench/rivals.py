@@ -6,6 +6,7 @@ Each rival is a function of no arguments that returns y (B, O) or something that
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -49,10 +50,11 @@ def sparse_rivals(weight_OI: Tensor, block: BlockSize, x_BI: Tensor, threads: in
         matrix = BlockSparse.from_dense(weight_OI, block, dtype)
         yield Rival("blocksparse", dtype, partial(matrix.product, x_BI, threads))
     columns_IB = x_BI.t().contiguous()
-    csr = weight_OI.to_sparse_csr()
+    with warnings.catch_warnings(action="ignore"):  # that they are in beta
+        csr = weight_OI.to_sparse_csr()
+        bsr = weight_OI.to_sparse_bsr(block) if block[0] > 1 else None
     yield Rival("torch CSR", "fp32", lambda: (csr @ columns_IB).t())
-    if block[0] > 1:
-        bsr = weight_OI.to_sparse_bsr(block)
+    if bsr is not None:
         yield Rival("torch BSR", "fp32", lambda: (bsr @ columns_IB).t())
     if _has("scipy"):
         from scipy.sparse import csr_array
@@ -88,7 +90,8 @@ def _torch_int8(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Rival]:
 
         linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False)
         linear.weight = nn.Parameter(weight_OI)
-        quantised = quantize_dynamic(nn.Sequential(linear).eval(), {nn.Linear}, torch.qint8)
+        with warnings.catch_warnings(action="ignore"):
+            quantised = quantize_dynamic(nn.Sequential(linear).eval(), {nn.Linear}, torch.qint8)
     except (ImportError, RuntimeError):
         return
     yield Rival("torch dense", "int8", lambda: quantised(x_BI))
