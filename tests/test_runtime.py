@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -272,3 +273,32 @@ def test_a_cache_that_cannot_be_made_costs_a_compilation_each_time(tmp_path):
     out, err = multiply_in_a_process(tmp_path / "file").communicate()
     assert out == "True 8.0\n"
     assert "compiling" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sanitizers_find_nothing(variant, sanitizers, tmp_path):
+    program, sources = tmp_path / "program", Path(library.__file__).parent
+    flags = [f for f in library._flags(variant) if f not in ("-shared", "-O3")]
+    flags += ["-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-I{sources}"]
+    source = Path(__file__).parent / "sanitize_runtime.cpp"
+    subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "all ran\n", "")
+
+
+def test_memory_does_not_grow_over_ten_thousand_calls():
+    weight = sparse_matrix(64, 64, (8, 8), 0.5, 0)
+    x, (frames, sizes) = torch.randn(3, 64), packed_frames([4, 2], 64)
+    gates = sparse_matrix(192, 64, (8, 8), 0.5, 0)
+
+    def calls(count):
+        for _ in range(count):
+            BlockSparse.from_dense(weight, (8, 8)).product(x, 2)
+            gru_layer(w, u, torch.zeros(192), frames, sizes)
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    w, u = (BlockSparse.from_dense(gates, (8, 8)) for _ in range(2))
+    before = calls(500)
+    assert calls(4500) - before < 256  # pages; 4500 leaks of a single one would show
