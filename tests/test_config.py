@@ -98,7 +98,7 @@ def test_a_mistake_found_while_training_is_one_line_and_nothing_else(tmp_path):
 
 
 FLOORS = [
-    {"errors", "files", "text", "decode", "metrics", "counts", "blocks", "schedule"},
+    {"errors", "files", "ranks", "text", "decode", "metrics", "counts", "blocks", "schedule"},
     {"features", "models", "data", "optimizers", "sparsifiers", "runtime"},
     {"recogniser"},
     {
@@ -112,6 +112,9 @@ FLOORS = [
         "report",
         "job",
         "checkpoints",
+        "finite",
+        "stop",
+        "supervisor",
         "loggers",
         "progress",
         "training",

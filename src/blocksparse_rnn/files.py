@@ -34,7 +34,12 @@ def durable_file(path: Path, mode: str = "wb") -> Iterator[IO]:
 
 def flush_folder(folder: Path) -> None:
     """Make the names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    flush_file(folder)
+
+
+def flush_file(path: Path) -> None:
+    """Make what was appended to a file last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -81,7 +81,7 @@ def show_plan(points: Iterable[dict[str, Any]]) -> None:
         elif job.run.is_locked():
             action = "busy"
         else:
-            action = "resume" if job.run.last.is_file() else "new"
+            action = "resume" if job.run.can_resume else "new"
         print(f"{action:6}  {job.run.path}  {_weights(job.settings)}")
 
 

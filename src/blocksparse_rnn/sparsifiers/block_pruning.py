@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from blocksparse_rnn import ranks
 from blocksparse_rnn.blocks import best_blocks, block_max, expand, quantile
 from blocksparse_rnn.counts import Matrix
 from blocksparse_rnn.errors import UserError
@@ -146,6 +147,7 @@ class BlockPruning(Sparsifier):
             return
         matrices = self.matrices(recogniser.model)
         self._update(itr, matrices)
+        ranks.check_equal(self.masks)
         self._apply(matrices, trainer.optimizers)
         if itr == self.steps.updates[-1]:
             self._outcome = f"finished at step {itr}"
