@@ -43,7 +43,7 @@ class _OverRanks(torch.autograd.Function):
         dims = [dim for dim in range(x.ndim) if dim != 1]
         counts = ranks.batch_counts()
         frames = x.numel() // x.shape[1] if counts else 0
-        var_C, mean_C = torch.var_mean(x.float(), dims, correction=0)
+        var_C, mean_C = torch.var_mean(_full(x), dims, correction=0)
         rows_W = ranks.gather(torch.cat([mean_C, var_C, mean_C.new_tensor([frames])]))
         mean_WC, var_WC = rows_W[:, :-1].chunk(2, dim=1)
         total = rows_W[:, -1].sum()
@@ -56,14 +56,14 @@ class _OverRanks(torch.autograd.Function):
         scale_C = (var_C + eps).rsqrt()
         ctx.save_for_backward(x, weight_C, mean_C, scale_C, total)
         ctx.dims, ctx.counts = dims, counts
-        normal = (x.float() - _wide(mean_C, x)) * _wide(scale_C, x)
+        normal = (_full(x) - _wide(mean_C, x)) * _wide(scale_C, x)
         return (normal * _wide(weight_C, x) + _wide(bias_C, x)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_C, mean_C, scale_C, total = ctx.saved_tensors
-        grad = grad.float()
-        normal = (x.float() - _wide(mean_C, x)) * _wide(scale_C, x)
+        grad = _full(grad)
+        normal = (_full(x) - _wide(mean_C, x)) * _wide(scale_C, x)
         grad_bias_C, grad_weight_C = grad.sum(ctx.dims), (grad * normal).sum(ctx.dims)
         # A stand-in's loss counts for nothing, so its own sums are zero; it takes part for the others.
         through_C, along_C = (ranks.sum_all(torch.cat([grad_bias_C, grad_weight_C])) / total).chunk(2)
@@ -76,3 +76,8 @@ class _OverRanks(torch.autograd.Function):
 def _wide(value_C: Tensor, like: Tensor) -> Tensor:
     """A value per channel, shaped to meet (N, C) or (N, C, F)."""
     return value_C.view(1, -1, *[1] * (like.ndim - 2))
+
+
+def _full(x: Tensor) -> Tensor:
+    """At least float32: sums over thousands of frames drown in bf16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
