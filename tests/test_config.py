@@ -72,6 +72,7 @@ def test_ranges_that_only_constructors_know_are_checked_too():
     [
         ("train.py", ["widht=3", "modle=x"], "did you mean width?"),
         ("train.py", ["width=3,4"], "several values need -m"),
+        ("train.py", ["launcher=slurm"], "launcher=slurm: submits the points of a sweep; add -m"),
         ("summary.py", ["width=0"], "width=0: must be greater than 0"),
         ("transcribe.py", ["nowhere", "a.wav"], "nowhere: no run folder"),
         ("transcribe.py", ["nowhere"], "nothing to transcribe"),
@@ -107,6 +108,7 @@ FLOORS = [
         "runs",
         "command_line",
         "slots",
+        "slurm",
         "sweep",
         "sweep_table",
         "report",

@@ -230,6 +230,7 @@ class RunFolder:
             "state": state,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "parent": os.getppid(),
             "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **details,
         }

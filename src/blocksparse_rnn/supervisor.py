@@ -27,6 +27,7 @@ _GRACE = (
     10.0  # seconds for the other ranks to end by themselves once one has failed, or the first has finished
 )
 _LEAVE = 8.0  # seconds for a rank that failed to clean up
+_LOST = ("Connection closed", "Connection reset", "Connection refused", "NCCL", "Broken pipe")
 _PATIENCE = 25.0  # seconds for all ranks after Ctrl-C
 
 
@@ -43,16 +44,17 @@ def run_ranks(run: RunFolder, count: int) -> None:
         for rank in range(count):
             processes.append(_start(run, rank, count, port))
         with _passing_on(processes) as passed:
-            failed = _watch(processes, passed)
+            ended_by_us = _watch(processes, passed)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    if failed is None:
+    if processes[0].returncode == 0:
         return
-    code = processes[failed].returncode
-    if passed and code in (128 + passed[0], -passed[0]):
+    if passed and processes[0].returncode in (128 + passed[0], -passed[0]):
         raise Stopped(passed[0])
+    failed = _cause(run, [0 if r in ended_by_us else p.returncode for r, p in enumerate(processes)])
+    code = processes[failed].returncode
     _report(run, failed, code)
     raise SystemExit(code if code > 0 else 128 - code)
 
@@ -85,25 +87,28 @@ def _start(run: RunFolder, rank: int, count: int, port: int) -> subprocess.Popen
         )
 
 
-def _watch(processes: list[subprocess.Popen], passed: list[int]) -> int | None:
-    """Wait for all; the number of the rank that failed first, None where none did."""
-    failed: int | None = None
+def _watch(processes: list[subprocess.Popen], passed: list[int]) -> set[int]:
+    """Wait for all, and no longer than the grace once one has failed; returns those that had to be killed."""
     kill_at: float | None = None
-    while any(process.poll() is None for process in processes):
-        ended = {rank: p.returncode for rank, p in enumerate(processes) if p.returncode is not None}
-        if failed is None:
-            failed = next((rank for rank, code in ended.items() if code), None)
-        if kill_at is None and (failed is not None or ended.get(0) == 0):
+    while waiting := {rank for rank, process in enumerate(processes) if process.poll() is None}:
+        failed = any(process.returncode for process in processes)
+        if kill_at is None and (failed or processes[0].returncode == 0):
             kill_at = time.monotonic() + _GRACE
         if kill_at is None and signal.SIGINT in passed:
             kill_at = time.monotonic() + _PATIENCE
         if kill_at is not None and time.monotonic() > kill_at:
             for process in processes:
                 process.kill()
+            return waiting
         time.sleep(_POLL_SECONDS)
-    if failed is None:
-        failed = next((rank for rank, process in enumerate(processes) if process.returncode), None)
-    return None if processes[0].returncode == 0 else failed
+    return set()
+
+
+def _cause(run: RunFolder, codes: list[int]) -> int:
+    """The rank that failed first: of those that failed, one that doesn't speak of a lost connection."""
+    failed = [rank for rank, code in enumerate(codes) if code]
+    own = [rank for rank in failed if rank and not any(word in _last_line(run, rank) for word in _LOST)]
+    return [*own, *failed, 0][0]
 
 
 @contextmanager
@@ -130,15 +135,20 @@ def _passing_on(processes: list[subprocess.Popen]) -> Iterator[list[int]]:
 def _report(run: RunFolder, rank: int, code: int) -> None:
     """Say which rank failed, and why."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    log = _log(run, rank)
-    said = log.read_text(encoding="utf-8", errors="replace").rstrip() if rank and log.exists() else ""
-    if said:
-        print(f"{log}:\n{said}", file=sys.stderr)
-    last = said.splitlines()[-1] if said else ""
+    log, last = _log(run, rank), _last_line(run, rank)
+    if last:
+        print(f"{log}:\n{log.read_text(encoding='utf-8', errors='replace').rstrip()}", file=sys.stderr)
     line = f"rank {rank} {how}" + (f": {last}" if last else "")
     print(f"error: {line}; the other ranks were ended", file=sys.stderr)
     if rank or code < 0:  # else the first rank has said it itself
         run.update_status("failed", error=line)
+
+
+def _last_line(run: RunFolder, rank: int) -> str:
+    """Last words of a rank; the first speaks where we do, and has no log."""
+    log = _log(run, rank)
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if rank and log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _log(run: RunFolder, rank: int) -> Path:

@@ -107,7 +107,9 @@ def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]]
     Raises:
         UserError: more slots than GPUs, or the output folder can't be written.
     """
-    slots: Slots = build(points[0]["launcher"])
+    slots = build(points[0]["launcher"])
+    if not isinstance(slots, Slots):
+        return slots.run(plan(points))
     on_gpu = any(point["trainer"]["accelerator"] != "cpu" for point in points)
     return _Sweep(plan(points), slots, slots.environments(on_gpu), command).run()
 
