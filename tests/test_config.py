@@ -46,6 +46,10 @@ def test_models_and_scales_go_together(model, scale):
         ("data.hours=much", "data.hours=much: must be a valid number"),
         ("features.kind=mfcc", "features.kind=mfcc: must be 'linear' or 'logmel'"),
         ("optimizer._target_=os.system", "optimizer._target_=os.system: must lie inside blocksparse_rnn"),
+        (
+            "optimizer._target_=blocksparse_rnn.files.os.system",
+            "optimizer._target_=blocksparse_rnn.files.os.system: must lie inside blocksparse_rnn",
+        ),
         ("width", "width: not of the form name=value"),
     ],
 )
@@ -76,6 +80,7 @@ def test_ranges_that_only_constructors_know_are_checked_too():
         ("summary.py", ["width=0"], "width=0: must be greater than 0"),
         ("transcribe.py", ["nowhere", "a.wav"], "nowhere: no run folder"),
         ("transcribe.py", ["nowhere"], "nothing to transcribe"),
+        ("verify.py", ["nowhere"], "nowhere: no run folder"),
         ("report.py", ["nowhere"], "nowhere: there is no such folder"),
         ("report.py", ["."], "no finished run in it"),
     ],
@@ -122,6 +127,7 @@ FLOORS = [
         "training",
         "summary",
         "transcriber",
+        "verification",
         "bench",
         "cli",
     },

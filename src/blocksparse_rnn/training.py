@@ -114,7 +114,7 @@ def _status_of_the_end(run: RunFolder) -> Iterator[None]:
 
 
 def _train(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
-    _quieten_lightning()
+    quieten_lightning()
     run.update_status("running", epoch=0, step=0)
     with ranks.joined(_on_gpu(settings["trainer"]["accelerator"])):
         return _fit_and_test(settings, run, stop)
@@ -123,7 +123,7 @@ def _train(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict
 def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
     pl.seed_everything(settings["seed"], verbose=False)
     recogniser = build_recogniser(settings)
-    data = _load_data(settings, recogniser, run)
+    data = load_data(settings, recogniser, run)
     metrics = MetricsCSV(run.metrics)
     loggers = [] if ranks.rank() else [metrics, *build(settings["logger"], run, settings)]
     sparsifiers = build_sparsifiers(settings)
@@ -270,7 +270,12 @@ def _skipped(trainer: pl.Trainer) -> int:
     return skip.total
 
 
-def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
+def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
+    """Usable utterances of all splits; the run's folder gets a list of those that are not.
+
+    Raises:
+        UserError: too many are not.
+    """
     splits = build(settings["data"]).prepare()
     rate = recogniser.features.sample_rate
 
@@ -387,7 +392,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Lightning's hints about GPUs and loader workers would drown what this project has to say."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
