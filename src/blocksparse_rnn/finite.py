@@ -51,15 +51,17 @@ class SkipNonFinite(pl.Callback):
     ) -> None:
         parameters = list(recogniser.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if torch.isfinite(norm):
+        finite = bool(torch.isfinite(norm))
+        self.total += not finite
+        if self.total:
+            recogniser.log("train/skipped", float(self.total))
+        if finite:
             self._in_a_row = 0
             return
         for parameter in parameters:
             parameter.grad = None  # which every optimizer takes for: leave this one alone
         torch._foreach_copy_(self._buffers, self._kept)
-        self.total += 1
         self._in_a_row += 1
-        recogniser.log("train/skipped", float(self.total))
         if self._in_a_row > self.max_skipped:
             files = ", ".join(ranks.gather_names(self._files))
             raise UserError(
