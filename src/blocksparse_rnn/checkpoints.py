@@ -202,9 +202,10 @@ def _set_random_state(states: torch.Tensor) -> None:
     """This rank's row; another number of ranks than before can't go on exactly."""
     state = states[ranks.rank() % len(states)].cpu()
     size = len(torch.get_rng_state())
-    torch.set_rng_state(state[:size])
+    # Copies: torch reads a slice from the beginning of its memory, and crashes.
+    torch.set_rng_state(state[:size].clone())
     if len(state) > size and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state[size:])
+        torch.cuda.set_rng_state(state[size:].clone())
 
 
 def resume_point(run: RunFolder) -> Path | None:

@@ -69,6 +69,7 @@ def _start(run: RunFolder, rank: int, count: int, port: int) -> subprocess.Popen
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(share),
+        "PYTHONFAULTHANDLER": "1",  # a crash in native code tells where
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
         ),
@@ -148,7 +149,11 @@ def _last_line(run: RunFolder, rank: int) -> str:
     """Last words of a rank; the first speaks where we do, and has no log."""
     log = _log(run, rank)
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if rank and log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    spoken = [
+        line.strip().removeprefix(f"[rank{rank}]: ") for line in lines if line.strip()
+    ]  # torch's prefix
+    crashes = [line for line in spoken if line.startswith("Fatal Python error")]  # long lists follow it
+    return [*crashes[:1], *spoken[-1:], ""][0]
 
 
 def _log(run: RunFolder, rank: int) -> Path:

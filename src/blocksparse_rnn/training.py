@@ -80,6 +80,7 @@ def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, A
             run_ranks(run, devices)  # the first of them takes the lock
             result = run.result()
             assert result is not None
+            return result
         print(f"{run.path}: test CER {result['cer']:.4f}, WER {result['wer']:.4f}")
         return result
 
@@ -400,5 +401,7 @@ def quieten_lightning() -> None:
         ".*does not have many workers.*",
         ".*before the epoch ended.*",
         ".*log_every_n_steps.*",
+        ".*broadcast_buffers.*",
+        ".*sync_dist=True.*",  # what is logged is summed over the ranks already
     ):
         warnings.filterwarnings("ignore", message)
