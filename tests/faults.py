@@ -88,7 +88,9 @@ class Bench:
             base += ["logger=csv"]
         if not any(option.startswith("trainer.max_epochs=") for option in options):
             base += [f"trainer.max_epochs={self.epochs}"]
-        return [sys.executable, TRAIN, *base, f"outputs={outputs}", *options]
+        sweep = [option for option in options if option == "-m"]
+        settings = [option for option in options if option != "-m"]
+        return [sys.executable, TRAIN, *sweep, *base, f"outputs={outputs}", *settings]
 
     def start(self, command: list[str], **more: str) -> subprocess.Popen:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import torch
 
 from blocksparse_rnn import cli, training
 from blocksparse_rnn.checkpoints import Checkpoints, load_weights
+from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.config import build
+from blocksparse_rnn.data.manifest import read_manifest
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.finite import SkipNonFinite
 from blocksparse_rnn.recogniser import Recogniser
@@ -255,3 +259,52 @@ def test_a_checkpoint_with_code_in_it_runs_none(tone_settings, tmp_path, monkeyp
 def test_settings_build_nothing_from_outside_the_package(target):
     with pytest.raises(UserError, match=r"must lie inside blocksparse_rnn|no such class"):
         build({"_target_": target})
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path):
+    for name, good in {"a.flac": True, "x/../a.flac": True, "/data/a.flac": True, "../a.flac": False}.items():
+        manifest = tmp_path / "list.jsonl"
+        manifest.write_text(json.dumps({"audio_filepath": name, "duration": 1.0, "text": "a"}) + "\n")
+        if good:
+            [utterance] = read_manifest(manifest)
+            assert utterance.audio == tmp_path / name
+        else:
+            with pytest.raises(UserError, match=r"line 1: .*leads out of"):
+                read_manifest(manifest)
+
+
+@pytest.mark.slow
+def test_a_key_is_nowhere_in_what_a_run_leaves(tones, tmp_path):
+    secret = "5ec7e7" * 7  # of the length of a W&B key
+    data = [f"data.{split}={path}" for split, path in tones.items()]
+    options = ["scale=mini", "width=16", "data=manifest", "batch=8", "trainer.max_steps=2", "logger=wandb"]
+    command = [
+        sys.executable,
+        str(CONF.parent / "src/train.py"),
+        *options,
+        *data,
+        f"outputs={tmp_path / 'outputs'}",
+    ]
+    environment = os.environ | {"WANDB_API_KEY": secret, "WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert secret not in done.stdout + done.stderr
+    files = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_the_short_form_of_make_faults_loses_nothing(tmp_path):
+    command = [
+        sys.executable,
+        str(CONF.parent / "tests/faults.py"),
+        "--short",
+        "--out",
+        str(tmp_path / "told.json"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = json.loads((tmp_path / "told.json").read_text())["outcomes"]
+    assert sum(outcome["injected"] for outcome in outcomes) >= 12
+    assert not any(outcome["lost"] for outcome in outcomes)

@@ -44,3 +44,17 @@ def flush_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file that a list in `folder` names: below the folder, or, spelled out from the root, anywhere.
+
+    Raises:
+        ValueError: it leads out of the folder by "..", which nobody writes who means well.
+    """
+    path = folder / name
+    if not Path(name).is_absolute() and not Path(os.path.normpath(path)).is_relative_to(
+        os.path.normpath(folder)
+    ):
+        raise ValueError(f"{name} leads out of {folder}; give a path below it, or one from the root")
+    return path
