@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo reproduce-table runtime bench test slow check lint lock clean
+.PHONY: help env demo reproduce-table runtime bench test faults slow check lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ bench: env ## the runtime beside torch and other libraries, which it installs; A
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)
+
+faults: env ## break trainings and sweeps for real, and see that nothing is lost; ARGS=--short for a look
+	OMP_NUM_THREADS=1 $(PY) tests/faults.py $(ARGS)
 
 slow: env ## only the slower tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --numprocesses auto --maxprocesses 2 $(PYTEST_ARGS)

@@ -46,6 +46,10 @@ def test_models_and_scales_go_together(model, scale):
         ("data.hours=much", "data.hours=much: must be a valid number"),
         ("features.kind=mfcc", "features.kind=mfcc: must be 'linear' or 'logmel'"),
         ("optimizer._target_=os.system", "optimizer._target_=os.system: must lie inside blocksparse_rnn"),
+        (
+            "optimizer._target_=blocksparse_rnn.files.os.system",
+            "optimizer._target_=blocksparse_rnn.files.os.system: must lie inside blocksparse_rnn",
+        ),
         ("width", "width: not of the form name=value"),
     ],
 )
@@ -72,9 +76,11 @@ def test_ranges_that_only_constructors_know_are_checked_too():
     [
         ("train.py", ["widht=3", "modle=x"], "did you mean width?"),
         ("train.py", ["width=3,4"], "several values need -m"),
+        ("train.py", ["launcher=slurm"], "launcher=slurm: submits the points of a sweep; add -m"),
         ("summary.py", ["width=0"], "width=0: must be greater than 0"),
         ("transcribe.py", ["nowhere", "a.wav"], "nowhere: no run folder"),
         ("transcribe.py", ["nowhere"], "nothing to transcribe"),
+        ("verify.py", ["nowhere"], "nowhere: no run folder"),
         ("report.py", ["nowhere"], "nowhere: there is no such folder"),
         ("report.py", ["."], "no finished run in it"),
     ],
@@ -98,7 +104,7 @@ def test_a_mistake_found_while_training_is_one_line_and_nothing_else(tmp_path):
 
 
 FLOORS = [
-    {"errors", "files", "text", "decode", "metrics", "counts", "blocks", "schedule"},
+    {"errors", "files", "ranks", "text", "decode", "metrics", "counts", "blocks", "schedule"},
     {"features", "models", "data", "optimizers", "sparsifiers", "runtime"},
     {"recogniser"},
     {
@@ -107,16 +113,21 @@ FLOORS = [
         "runs",
         "command_line",
         "slots",
+        "slurm",
         "sweep",
         "sweep_table",
         "report",
         "job",
         "checkpoints",
+        "finite",
+        "stop",
+        "supervisor",
         "loggers",
         "progress",
         "training",
         "summary",
         "transcriber",
+        "verification",
         "bench",
         "cli",
     },

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.stop import Stopped
 
 MISTAKE = 2
 """Exit code for a user's mistake."""
@@ -29,6 +30,8 @@ def run(program: Callable[[], object]) -> None:
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror}{where}; free space or choose another folder", file=sys.stderr)
         sys.exit(MISTAKE)
+    except Stopped as stopped:
+        print(f"{stopped}: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -22,6 +22,7 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from blocksparse_rnn import ranks
 from blocksparse_rnn.config import find_problems, nearest
 from blocksparse_rnn.errors import UserError
 from hydra_plugins.grids_sweeper import grid_overrides
@@ -60,6 +61,15 @@ def check_command_line(arguments: list[str]) -> list[DictConfig]:
             for text in parsed.overrides
             if (override := _parse(text)) and override.is_sweep_override()
         ]
+        problems += [
+            f"{text}: submits the points of a sweep; add -m"
+            for text in parsed.overrides
+            if text.replace(" ", "") == "launcher=slurm"
+        ]
+    elif ranks.launched():
+        problems.append(
+            "-m: these processes share one training; for a sweep set launcher.gpus_per_job instead"
+        )
     if problems:
         raise UserError("\n".join(problems))
     return points

@@ -67,7 +67,25 @@ def build(node: dict[str, Any], *positional: Any) -> Any:
     arguments = {
         key: build(value) if is_node(value) else value for key, value in node.items() if key != "_target_"
     }
-    return get_object(node["_target_"])(*positional, **arguments)
+    return _target(node["_target_"])(*positional, **arguments)
+
+
+def _target(name: Any) -> Callable:
+    """What a `_target_` names, from our own package alone: settings must not be able to run other code.
+
+    Raises:
+        UserError: it lies elsewhere, also where only its path leads through the package.
+    """
+    if not str(name).startswith(f"{PACKAGE}."):
+        raise UserError(f"_target_={name}: must lie inside {PACKAGE}")
+    try:
+        found = get_object(name)
+    except (ImportError, AttributeError, HydraException, ValueError):
+        raise UserError(f"_target_={name}: no such class or function") from None
+    # blocksparse_rnn.files.os.system is os.system.
+    if not callable(found) or not str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}."):
+        raise UserError(f"_target_={name}: must lie inside {PACKAGE}")
+    return found
 
 
 def is_node(value: Any) -> bool:
@@ -107,13 +125,18 @@ def find_problems(cfg: DictConfig) -> Iterator[str]:
     except OmegaConfBaseException as error:
         yield f"{error.full_key}: {str(error).splitlines()[0]}"
         return
+    yield from settings_problems(settings)
+
+
+def settings_problems(settings: dict[str, Any]) -> list[str]:
+    """Every mistake in settings that are resolved already, a line each."""
     problems = list(_schema_problems("", Settings, settings))
     for name, node in _nodes(settings):
         problems += _node_problems(name, node)
     # A node that refers to a top-level value would repeat its mistake.
     problems = [p for p in problems if not any(p.endswith(f".{other}") for other in problems)]
     # Ranges that only a constructor knows; it may rely on types, so those come first.
-    yield from problems or dict.fromkeys(_construction_problems(settings))
+    return problems or list(dict.fromkeys(_construction_problems(settings)))
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -140,13 +163,11 @@ def _nodes(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, di
 
 def _node_problems(name: str, node: dict[str, Any]) -> list[str]:
     """Mistakes in one node, held against its target's keyword-only arguments."""
-    target = node["_target_"]
-    if not str(target).startswith(f"{PACKAGE}."):
-        return [f"{name}._target_={target}: must lie inside {PACKAGE}"]
     try:
-        schema = _schema(get_object(target), without={key for key, value in node.items() if is_node(value)})
-    except (ImportError, AttributeError, HydraException, ValueError):
-        return [f"{name}._target_={target}: no such class or function"]
+        target = _target(node["_target_"])
+    except UserError as error:
+        return [f"{name}.{error}"]
+    schema = _schema(target, without={key for key, value in node.items() if is_node(value)})
     given = {key: value for key, value in node.items() if key != "_target_" and not is_node(value)}
     return list(_schema_problems(f"{name}.", schema, given))
 

@@ -34,8 +34,27 @@ def durable_file(path: Path, mode: str = "wb") -> Iterator[IO]:
 
 def flush_folder(folder: Path) -> None:
     """Make the names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    flush_file(folder)
+
+
+def flush_file(path: Path) -> None:
+    """Make what was appended to a file last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file that a list in `folder` names: below the folder, or, spelled out from the root, anywhere.
+
+    Raises:
+        ValueError: it leads out of the folder by "..", which nobody writes who means well.
+    """
+    path = folder / name
+    if not Path(name).is_absolute() and not Path(os.path.normpath(path)).is_relative_to(
+        os.path.normpath(folder)
+    ):
+        raise ValueError(f"{name} leads out of {folder}; give a path below it, or one from the root")
+    return path

@@ -9,6 +9,7 @@ import sys
 import threading
 
 from blocksparse_rnn import cli
+from blocksparse_rnn.config import settings_problems
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.training import train
@@ -22,7 +23,11 @@ def program() -> None:
     if not (run.path / "config.yaml").is_file():
         raise UserError(f"{run.path}: no run folder (no config.yaml in it); give a folder under outputs/")
     _end_with_the_sweep()
-    train(run.settings(), run)
+    settings = run.settings()
+    problems = settings_problems(settings)
+    if problems:
+        raise UserError("\n".join(f"{run.path / 'config.yaml'}: {problem}" for problem in problems))
+    train(settings, run)
 
 
 def _end_with_the_sweep() -> None:

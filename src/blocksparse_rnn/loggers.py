@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.runs import RunFolder
 
 
@@ -61,7 +62,8 @@ class MetricsCSV(Logger):
         if self.path.exists():
             header, *rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [row for row in rows if row.endswith("\n") and int(row.split(",", 1)[0]) < step]
-            self.path.write_text("".join([header, *kept]), encoding="utf-8")
+            with durable_file(self.path, "w") as file:
+                file.writelines([header, *kept])
 
 
 def csv_only(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:

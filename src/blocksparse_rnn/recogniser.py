@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from blocksparse_rnn import ranks
 from blocksparse_rnn.data.datamodule import Batch
-from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
 from blocksparse_rnn.metrics import ErrorCounts
 from blocksparse_rnn.text import Alphabet
@@ -50,6 +50,8 @@ class Recogniser(pl.LightningModule):
         self.penalties: list[tuple[str, Callable[[], Tensor]]] = []
         """Regularisers: named functions whose values are added to the loss of every step."""
         self._counts = ErrorCounts()
+        self._losses: list[tuple[Tensor, int]] = []
+        """Of each batch: the sum of its utterances' losses, and their number."""
 
     def forward(self, wave_BS: Tensor, samples: list[int]) -> tuple[Tensor, list[int]]:
         """Logits (B, T, V) and the valid frames of each utterance."""
@@ -66,10 +68,10 @@ class Recogniser(pl.LightningModule):
         return self.decoder(logits_BTV, frames, self.alphabet)
 
     def ctc_loss(self, logits_BTV: Tensor, frames: list[int], batch: Batch) -> Tensor:
-        """Negative log likelihood of the texts, in nats per utterance (Graves et al., 2006)."""
+        """Negative log likelihood of the texts, in nats, summed over the batch (Graves et al., 2006)."""
         # In float32 whatever autocast says: there is no CTC loss in bf16.
         log_probs_TBV = logits_BTV.float().log_softmax(dim=-1).transpose(0, 1)
-        total = functional.ctc_loss(
+        return functional.ctc_loss(
             log_probs_TBV,
             batch.targets,
             torch.tensor(frames),
@@ -77,51 +79,68 @@ class Recogniser(pl.LightningModule):
             blank=self.alphabet.blank,
             reduction="sum",
         )
-        return total / len(frames)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        logits_BTV, frames = self(batch.wave_BS, batch.samples)
-        loss = self.ctc_loss(logits_BTV, frames, batch)
-        logged = {"train/ctc_loss": loss.detach()}
+        with ranks.counting(batch.counts):
+            logits_BTV, frames = self(batch.wave_BS, batch.samples)
+        total = self.ctc_loss(logits_BTV, frames, batch) * batch.counts
+        # The mean over the global batch: ranks have different numbers of utterances, and DDP takes the
+        # mean of what each returns.
+        sums = torch.stack([total.detach(), total.new_tensor(len(frames) * batch.counts)])
+        all_total, utterances = ranks.sum_all(sums)
+        loss = total / (utterances / ranks.world())
+        logged = {"train/ctc_loss": all_total / utterances}
+        penalties = total.new_zeros(())
         for name, penalty in self.penalties:
             value = penalty()
             logged[f"train/{name}"] = value.detach()
-            loss = loss + value
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
-                f"try a lower optimizer.lr or trainer.clip, and look at this batch: {', '.join(batch.files)}"
-            )
-        self.log_dict({"train/loss": loss.detach(), **logged}, batch_size=len(frames))
-        return loss
+            penalties = penalties + value
+        logged["train/loss"] = logged["train/ctc_loss"] + penalties.detach()
+        self.log_dict(logged, batch_size=len(frames))
+        return loss + penalties
 
     def on_validation_epoch_start(self) -> None:
-        self._counts = ErrorCounts()
+        self._counts, self._losses = ErrorCounts(), []
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        self._count_errors(batch, "val")
+        self._count_errors(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({"val/cer": self._counts.cer, "val/wer": self._counts.wer})
+        self.log_dict(self._rates("val"))
 
     def on_test_epoch_start(self) -> None:
-        self._counts = ErrorCounts()
+        self._counts, self._losses = ErrorCounts(), []
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        self._count_errors(batch, "test")
+        self._count_errors(batch)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({"test/cer": self._counts.cer, "test/wer": self._counts.wer})
+        self.log_dict(self._rates("test"))
 
     def configure_optimizers(self) -> Any:
         assert self.make_optimizer is not None
         total_steps = int(self.trainer.estimated_stepping_batches)
         return self.make_optimizer(self.parameters(), total_steps, int(self.trainer.num_training_batches))
 
-    def _count_errors(self, batch: Batch, stage: str) -> None:
+    def _count_errors(self, batch: Batch) -> None:
         logits_BTV, frames = self(batch.wave_BS, batch.samples)
-        loss = self.ctc_loss(logits_BTV, frames, batch)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(frames))
+        if not batch.counts:
+            return
+        self._losses += [(self.ctc_loss(logits_BTV, frames, batch), len(frames))]
         hypotheses = self.decoder(logits_BTV, frames, self.alphabet)
         for text, hypothesis in zip(batch.texts, hypotheses, strict=True):
             self._counts.add(text, hypothesis)
+
+    def _rates(self, stage: str) -> dict[str, float]:
+        """Loss and error rates of a split, summed over the shares of all ranks."""
+        total = torch.stack([loss for loss, _ in self._losses]).double().sum() if self._losses else 0.0
+        share = [
+            float(total),
+            sum(utterances for _, utterances in self._losses),
+            *vars(self._counts).values(),
+        ]
+        loss, utterances, *counts = ranks.sum_all(
+            torch.tensor(share, device=self.device, dtype=torch.double)
+        ).tolist()
+        errors = ErrorCounts(*map(int, counts))
+        return {f"{stage}/loss": loss / utterances, f"{stage}/cer": errors.cer, f"{stage}/wer": errors.wer}

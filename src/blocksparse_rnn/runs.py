@@ -5,7 +5,7 @@ outputs/gru-2560-dense-s0-1f9c2a/
   status.json     running, finished or failed; epoch, step, CER
   metrics.csv     step, epoch, metric, value, seconds
   rejects.jsonl   utterances that could not be used, with the reason
-  checkpoints/    last.ckpt while training, best.ckpt
+  checkpoints/    last.ckpt and previous.ckpt while training, best.ckpt
   result.json     written last: only a folder that has it is finished
 """
 
@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ NOT_IDENTITY = (
 """Settings that change where or how a run is done, but not its result."""
 NOT_IDENTITY_WITHIN = {
     "data": ("folder", "workers"),
-    "trainer": ("devices", "accelerator", "strategy", "log_every"),
+    "trainer": ("devices", "accelerator", "strategy", "log_every", "max_skipped"),
 }
 
 
@@ -61,9 +61,14 @@ def _chosen(settings: dict[str, Any], name: str) -> Any:
     return value
 
 
+def same_settings(one: dict[str, Any], other: dict[str, Any], names: Iterable[str]) -> bool:
+    """Whether two runs agree in all that changes a result among the settings of these names."""
+    return all(_without_null(_chosen(one, n)) == _without_null(_chosen(other, n)) for n in names)
+
+
 def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs train the same model on the same data from the same seed."""
-    return all(_chosen(one, name) == _chosen(other, name) for name in ("model", "features", "data", "seed"))
+    return same_settings(one, other, ("model", "features", "data", "seed"))
 
 
 def needs_dense(settings: dict[str, Any]) -> bool:
@@ -116,6 +121,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.previous = self.checkpoints / "previous.ckpt"
+        self.pending = self.checkpoints / "pending.ckpt"
         self.metrics = self.path / "metrics.csv"
 
     @classmethod
@@ -142,12 +149,25 @@ class RunFolder:
         with open(self.path / "config.yaml", encoding="utf-8") as file:
             return yaml.safe_load(file)
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.is_file() or self.previous.is_file()
+
     def result(self) -> dict[str, Any] | None:
-        """What result.json says; None while the run is not finished."""
+        """What result.json says; None while the run is not finished.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         try:
             return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except ValueError:
+            raise UserError(
+                f"{self.path / 'result.json'}: is damaged; delete it, and the run is done again"
+            ) from None
 
     def create(self, settings: dict[str, Any]) -> None:
         """Make the folder and write the settings into it.
@@ -159,8 +179,8 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
-            leftover.unlink()
+        for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp"), self.pending]:
+            leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
         with durable_file(self.path / "config.yaml", "w") as file:
             yaml.safe_dump(settings, file, sort_keys=False)
 
@@ -198,10 +218,10 @@ class RunFolder:
         return False
 
     def status(self) -> dict[str, Any]:
-        """What status.json says; empty where there is none yet."""
+        """What status.json says; empty where there is none yet, or a damaged one."""
         try:
             return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
 
     def update_status(self, state: str, **details: Any) -> None:
@@ -210,6 +230,7 @@ class RunFolder:
             "state": state,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "parent": os.getppid(),
             "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **details,
         }
@@ -218,6 +239,12 @@ class RunFolder:
     def write_result(self, result: dict[str, Any]) -> None:
         """Finish the run."""
         self._write_json("result.json", result)
+        self.forget_training()
+
+    def forget_training(self) -> None:
+        """Remove what a finished run needs no more."""
+        for checkpoint in (self.last, self.previous, self.pending):
+            checkpoint.unlink(missing_ok=True)
 
     def write_rejects(self, rows: list[dict[str, Any]]) -> None:
         """Name the utterances that were left out."""
@@ -228,3 +255,26 @@ class RunFolder:
         with durable_file(self.path / name, "w") as file:
             json.dump(content, file, indent=2)
             file.write("\n")
+
+
+class FollowedRun(RunFolder):
+    """A run's folder as all ranks but the first have it: they read it, and leave writing to the first."""
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
+
+    def create(self, settings: dict[str, Any]) -> None:
+        """The first rank does."""
+
+    def update_status(self, state: str, **details: Any) -> None:
+        """The first rank does."""
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """The first rank does."""
+
+    def forget_training(self) -> None:
+        """The first rank does."""
+
+    def write_rejects(self, rows: list[dict[str, Any]]) -> None:
+        """The first rank does."""

@@ -81,7 +81,7 @@ def show_plan(points: Iterable[dict[str, Any]]) -> None:
         elif job.run.is_locked():
             action = "busy"
         else:
-            action = "resume" if job.run.last.is_file() else "new"
+            action = "resume" if job.run.can_resume else "new"
         print(f"{action:6}  {job.run.path}  {_weights(job.settings)}")
 
 
@@ -107,7 +107,9 @@ def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]]
     Raises:
         UserError: more slots than GPUs, or the output folder can't be written.
     """
-    slots: Slots = build(points[0]["launcher"])
+    slots = build(points[0]["launcher"])
+    if not isinstance(slots, Slots):
+        return slots.run(plan(points))
     on_gpu = any(point["trainer"]["accelerator"] != "cpu" for point in points)
     return _Sweep(plan(points), slots, slots.environments(on_gpu), command).run()
 

@@ -134,8 +134,10 @@ def _figures(job: "Job") -> tuple[str, str, str, str]:
 
 def _status(job: "Job") -> dict[str, Any]:
     status = job.run.status()
-    # What an earlier process left there says nothing of the one that runs now.
-    return status if job.process is not None and status.get("pid") == job.process.pid else {}
+    if job.process is None:  # on another machine
+        return status
+    # What an earlier process left there says nothing of the one that runs now, or of its first rank.
+    return status if job.process.pid in (status.get("pid"), status.get("parent")) else {}
 
 
 def _percent(value: float | None, digits: int) -> str:

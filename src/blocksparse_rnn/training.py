@@ -4,32 +4,41 @@ settings -> run folder -> corpus -> recogniser -> fit -> test from the best chec
 """
 
 import functools
+import io
 import logging
 import platform
 import subprocess
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
 
-from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights
+from blocksparse_rnn import ranks
+from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights, resume_point, step_of
 from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Utterance, total_hours
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.finite import SkipNonFinite
 from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
-from blocksparse_rnn.runs import RunFolder, identity
+from blocksparse_rnn.runs import FollowedRun, RunFolder, identity
 from blocksparse_rnn.sparsifiers.base import Sparsifier
 from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
+from blocksparse_rnn.stop import Stopped, StopRequests
+from blocksparse_rnn.supervisor import LeaveOnError, run_ranks
 from blocksparse_rnn.text import Alphabet
 
 STATISTICS_UTTERANCES = 1000
@@ -50,53 +59,99 @@ def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, A
         UserError: unusable data, no permission, no space, a run that another process works on.
     """
     run = run or RunFolder.of(settings)
-    with run.lock():
-        result = run.result()
-        if result is not None:
-            print(f"{run.path}: finished before")
-        else:
-            run.create(settings)
-            try:
-                result = _train(settings, run)
-            except KeyboardInterrupt:
-                run.update_status("stopped")
-                raise
-            except BaseException as error:
-                run.update_status("failed", error=f"{type(error).__name__}: {error}")
-                raise
+    devices = settings["trainer"]["devices"]
+    if ranks.launched():
+        _check_ranks(devices)
+    if ranks.rank():
+        run = FollowedRun(run.path)
+    alone = devices == 1 or ranks.launched()
+    with StopRequests() as stop, _first_rank_speaks():
+        with run.lock():
+            result = run.result()
+            if result is not None:
+                run.forget_training()  # killed between its last two steps, it may still have checkpoints
+                print(f"{run.path}: finished before")
+            else:
+                run.create(settings)
+                if alone:
+                    with _status_of_the_end(run):
+                        result = _train(settings, run, stop)
+        if result is None:
+            run_ranks(run, devices)  # the first of them takes the lock
+            result = run.result()
+            assert result is not None
+            return result
         print(f"{run.path}: test CER {result['cer']:.4f}, WER {result['wer']:.4f}")
         return result
 
 
-def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
-    _quieten_lightning()
+def _check_ranks(devices: int) -> None:
+    """Hold the settings against the processes that somebody started."""
+    here = ranks.on_this_machine()
+    if devices != here:
+        raise UserError(
+            f"trainer.devices={devices}: {here} processes were started on this machine; set trainer.devices={here}"
+        )
+
+
+@contextmanager
+def _first_rank_speaks() -> Iterator[None]:
+    """What one rank says on standard output is enough; errors come from all."""
+    with redirect_stdout(io.StringIO()) if ranks.rank() else nullcontext():
+        yield
+
+
+@contextmanager
+def _status_of_the_end(run: RunFolder) -> Iterator[None]:
+    """Say in status.json what ended a training."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt):
+        run.update_status("stopped")
+        raise
+    except BaseException as error:
+        run.update_status("failed", error=f"{type(error).__name__}: {error}")
+        raise
+
+
+def _train(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
+    quieten_lightning()
     run.update_status("running", epoch=0, step=0)
+    with ranks.joined(_on_gpu(settings["trainer"]["accelerator"])):
+        return _fit_and_test(settings, run, stop)
+
+
+def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
     pl.seed_everything(settings["seed"], verbose=False)
     recogniser = build_recogniser(settings)
-    data = _load_data(settings, recogniser, run)
+    data = load_data(settings, recogniser, run)
     metrics = MetricsCSV(run.metrics)
-    loggers = [metrics, *build(settings["logger"], run, settings)]
+    loggers = [] if ranks.rank() else [metrics, *build(settings["logger"], run, settings)]
     sparsifiers = build_sparsifiers(settings)
-    checkpoints = build(settings["checkpoints"], run)
+    monitors = _monitors(sparsifiers, settings, run)
+    checkpoints = build(settings["checkpoints"], run, stop)
     # Sparsifiers come first, so that what is saved and shown after a step is what they left.
-    callbacks = [*sparsifiers, *_monitors(sparsifiers, settings, run), checkpoints, Progress(run)]
+    callbacks = [*sparsifiers, *monitors, checkpoints, Progress(run), LeaveOnError()]
     trainer = build(settings["trainer"], run, callbacks, loggers)
 
-    resume_from = run.last if run.last.is_file() else None
+    resume_from = ranks.from_first(None if ranks.rank() else resume_point(run))
     if resume_from is None:
         _measure_features(recogniser, data)
-        run.metrics.unlink(missing_ok=True)
+        if not ranks.rank():
+            run.metrics.unlink(missing_ok=True)
     else:
-        step = torch.load(resume_from, weights_only=True, mmap=True)["global_step"]
-        metrics.forget_after(step)
+        step = step_of(resume_from) or 0
+        if not ranks.rank():
+            metrics.forget_after(step)
         print(f"{run.path}: going on from step {step}")
 
-    started, cpu_started = time.monotonic(), time.process_time()
-    try:
-        trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
-    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    if not checkpoints.trained:
+        # Resumed at its very end, where Lightning calls no hook of a training.
+        for sparsifier in sparsifiers:
+            sparsifier.on_train_start(trainer, recogniser)
+        for monitor in monitors:
+            monitor.on_train_end(trainer, recogniser)
 
     recogniser.load_state_dict(load_weights(run.best))
     for sparsifier in sparsifiers:
@@ -113,11 +168,14 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
         **_pruning(recogniser, sparsifiers, settings),
         "best_step": checkpoints.best_step,
         "steps": trainer.global_step,
+        "skipped_steps": _skipped(trainer),
         "epochs": round(epochs, 3),
         "train_hours": round(hours, 4),
-        "wall_seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu_seconds, 1),  # on a shared machine the wall clock says little
-        "audio_hours_per_second": round(hours * epochs / seconds, 6),
+        # Over all processes that a run took, without what was done twice because one was killed.
+        "wall_seconds": round(checkpoints.seconds, 1),
+        "cpu_seconds": round(checkpoints.cpu_seconds, 1),  # on a shared machine the wall clock says little
+        "saving_seconds": round(checkpoints.saving_seconds, 2),
+        "audio_hours_per_second": round(hours * epochs / max(checkpoints.seconds, 1e-3), 6),
         "resumed": resume_from is not None,
         **_circumstances(settings, trainer),
     }
@@ -126,7 +184,6 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
         logger.log_metrics(_last_metrics(result), trainer.global_step)
         logger.finalize("success")
     run.write_result(result)
-    run.last.unlink(missing_ok=True)
     run.update_status("finished", step=trainer.global_step, cer=result["cer"])
     return result
 
@@ -153,6 +210,7 @@ def make_trainer(
     strategy: str,
     precision: str,
     clip: float,
+    max_skipped: int,
     log_every: int,
 ) -> pl.Trainer:
     """Lightning's trainer as this project uses it.
@@ -165,26 +223,29 @@ def make_trainer(
         max_steps: optimizer steps after which training ends earlier, or -1.
         max_time: time after which training ends earlier, as days:hours:minutes:seconds.
         accelerator: `auto`, `cpu` or `gpu`.
-        devices: GPUs or processes that share a batch.
+        devices: GPUs or processes of each machine; all share a batch.
         strategy: Lightning's name of how they share it.
         precision: Lightning's name of it, or `auto`: bf16-mixed on a GPU, 32-true on a CPU.
         clip: largest norm of the gradient.
+        max_skipped: steps in a row that may be left out because their gradients are not finite.
         log_every: steps between rows of training metrics.
     """
-    on_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
     if precision == "auto":
-        precision = "bf16-mixed" if on_gpu else "32-true"
+        precision = "bf16-mixed" if _on_gpu(accelerator) else "32-true"
+    # Named, since Lightning takes any process in a SLURM allocation for one of several.
+    environment = TorchElasticEnvironment() if ranks.launched() else LightningEnvironment()
     return pl.Trainer(
         default_root_dir=run.path,
-        callbacks=callbacks,
+        callbacks=[*callbacks, SkipNonFinite(max_skipped)],
         logger=loggers,
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), environment],
         max_epochs=max_epochs,
         max_steps=max_steps,
         max_time=max_time,
         accelerator=accelerator,
         devices=devices,
-        strategy=strategy,
+        num_nodes=ranks.machines(),
+        strategy=_strategy(strategy),
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=clip,
         log_every_n_steps=log_every,
@@ -196,7 +257,26 @@ def make_trainer(
     )
 
 
-def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
+def _strategy(name: str) -> str | DDPStrategy:
+    """Batch norm's statistics are equal on all ranks already, so DDP need not copy the first's to the others."""
+    return DDPStrategy(broadcast_buffers=False) if ranks.launched() and name in ("auto", "ddp") else name
+
+
+def _on_gpu(accelerator: str) -> bool:
+    return accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+
+
+def _skipped(trainer: pl.Trainer) -> int:
+    [skip] = [c for c in trainer.callbacks if isinstance(c, SkipNonFinite)]  # type: ignore[attr-defined]
+    return skip.total
+
+
+def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
+    """Usable utterances of all splits; the run's folder gets a list of those that are not.
+
+    Raises:
+        UserError: too many are not.
+    """
     splits = build(settings["data"]).prepare()
     rate = recogniser.features.sample_rate
 
@@ -285,7 +365,7 @@ def _circumstances(settings: dict[str, Any], trainer: pl.Trainer) -> dict[str, A
         "identity": identity(settings),
         "sweep": settings["sweep"],
         "device": name,
-        "devices": trainer.num_devices,
+        "devices": trainer.world_size,
         "threads": torch.get_num_threads(),
         "precision": str(trainer.precision),
         "commit": _git_commit(),
@@ -313,7 +393,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Lightning's hints about GPUs and loader workers would drown what this project has to say."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
@@ -321,5 +401,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",
         ".*before the epoch ended.*",
         ".*log_every_n_steps.*",
+        ".*broadcast_buffers.*",
+        ".*sync_dist=True.*",  # what is logged is summed over the ranks already
     ):
         warnings.filterwarnings("ignore", message)

@@ -4,6 +4,7 @@ Shapes: B batch, S samples.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,10 +31,16 @@ class Batch:
     target_lengths: list[int]
     texts: list[str]
     files: list[str]
+    counts: bool = True
+    """False for the stand-in of a rank that has no utterance of a small global batch."""
 
 
-class SpeechDataset(Dataset[tuple[Tensor, Utterance]]):
-    """Waveform and utterance by index."""
+Item = tuple[Tensor, Utterance, bool]
+"""Waveform, utterance, and whether it counts."""
+
+
+class SpeechDataset(Dataset[Item]):
+    """Waveform and utterance by index; `~index` is the same as a stand-in (see the sampler)."""
 
     def __init__(self, utterances: list[Utterance], sample_rate: int) -> None:
         self.utterances = utterances
@@ -42,9 +49,9 @@ class SpeechDataset(Dataset[tuple[Tensor, Utterance]]):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Utterance]:
-        utterance = self.utterances[index]
-        return load_audio(utterance.audio, self.sample_rate), utterance
+    def __getitem__(self, index: int) -> Item:
+        utterance = self.utterances[index if index >= 0 else ~index]
+        return load_audio(utterance.audio, self.sample_rate), utterance, index >= 0
 
 
 class Collate:
@@ -53,9 +60,9 @@ class Collate:
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet
 
-    def __call__(self, items: list[tuple[Tensor, Utterance]]) -> Batch:
-        waves = [wave for wave, _ in items]
-        texts = [utterance.text for _, utterance in items]
+    def __call__(self, items: list[Item]) -> Batch:
+        waves = [wave for wave, *_ in items]
+        texts = [utterance.text for _, utterance, _ in items]
         targets = [torch.tensor(self.alphabet.encode(text)) for text in texts]
         return Batch(
             wave_BS=pad_sequence(waves, batch_first=True),
@@ -63,7 +70,8 @@ class Collate:
             targets=torch.cat(targets),
             target_lengths=[len(target) for target in targets],
             texts=texts,
-            files=[str(utterance.audio) for _, utterance in items],
+            files=[str(utterance.audio) for _, utterance, _ in items],
+            counts=all(counts for *_, counts in items),
         )
 
 
@@ -98,9 +106,7 @@ class SpeechData(pl.LightningDataModule):
         self._resume: tuple[int, int] | None = None
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        self._sampler = self._batches("train", rank, world)
+        self._sampler = self._batches("train")
         if self._resume is not None:
             self._sampler.resume(*self._resume)
             self._resume = None
@@ -138,7 +144,10 @@ class SpeechData(pl.LightningDataModule):
             self._sampler.resume(*self._resume)
             self._resume = None
 
-    def _batches(self, split: str, rank: int = 0, world: int = 1) -> BucketBatchSampler:
+    def _batches(self, split: str) -> BucketBatchSampler:
+        """The share of this rank: of dev and test too, so that no utterance is counted twice."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         durations = [utterance.duration for utterance in self.datasets[split].utterances]
         return BucketBatchSampler(durations, batch=self.batch, seed=self.seed, rank=rank, world=world)
 
@@ -149,6 +158,14 @@ class SpeechData(pl.LightningDataModule):
             collate_fn=self.collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=_leave_signals_to_the_training,
             # Its own generator, so that loading never draws from the numbers that training draws from.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+def _leave_signals_to_the_training(worker: int) -> None:
+    """A loader's worker ends when the training tells it to, not when a terminal or scheduler does."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import inside
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,14 @@ def read_manifest(path: Path) -> list[Utterance]:
             for number, line in enumerate(lines, 1):
                 try:
                     row = json.loads(line)
-                    audio, duration, text = row["audio_filepath"], float(row["duration"]), row["text"]
+                    audio = inside(path.parent, row["audio_filepath"])
+                    duration, text = float(row["duration"]), row["text"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise UserError(
                         f"{path}, line {number}: each line must be a JSON object with "
                         f"audio_filepath, duration and text ({error})"
                     ) from None
-                utterances.append(Utterance(path.parent / audio, duration, text))
+                utterances.append(Utterance(audio, duration, text))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the manifest {path}: {error}") from None
     return utterances

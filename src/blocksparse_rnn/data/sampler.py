@@ -11,7 +11,9 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     The batches of an epoch are a function of (durations, batch, seed, epoch) alone. Every rank draws
     its share of each global batch from the same list, so all ranks take the same number of steps and
-    a batch holds the same utterances on any number of ranks.
+    a batch holds the same utterances on any number of ranks. Where a batch is too small for all, a rank
+    without a share gets the first utterance as a stand-in, marked by `~index` (below 0): it is
+    computed, since every rank takes part in every step, and counts for nothing.
 
     Source of SortaGrad: Amodei et al., "Deep Speech 2", 2016, section 3.3.
 
@@ -67,5 +69,4 @@ class BucketBatchSampler(Sampler[list[int]]):
             self.epoch, skip = self._resume
             self._resume = None
         for batch in self.global_batches(self.epoch)[skip:]:
-            # A batch too small for all ranks gives the last ones its first utterance again.
-            yield batch[self.rank :: self.world] or batch[:1]
+            yield batch[self.rank :: self.world] or [~batch[0]]

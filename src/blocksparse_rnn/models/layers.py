@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.models.norm import BatchNorm
 from blocksparse_rnn.models.recurrence import CLIP, Core, gru_forward, rnn_backward, rnn_forward
 
 
@@ -57,7 +58,7 @@ class Convolution(nn.Module):
             raise UserError(f"model.convolutions: kernel={list(kernel)} must have odd sizes")
         padding = (kernel[0] // 2, kernel[1] // 2)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
-        self.norm = nn.BatchNorm1d(out_channels)
+        self.norm = BatchNorm(out_channels)
         self.stride = stride
 
     def forward(self, x_BCFT: Tensor, lengths: list[int]) -> tuple[PackedSequence, list[int]]:
@@ -116,7 +117,7 @@ class RNNLayer(nn.Module):
         self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
         self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.weight_hh_reverse = nn.Parameter(torch.empty(hidden_size, hidden_size))
-        self.norm = nn.BatchNorm1d(hidden_size)
+        self.norm = BatchNorm(hidden_size)
         self.cores: tuple[Core, Core] = (rnn_forward, rnn_backward)
         nn.init.normal_(self.weight_ih, std=input_size**-0.5)
         # A rectified state neither grows nor dies over many steps at about half the critical radius.
@@ -148,7 +149,7 @@ class GRULayer(nn.Module):
         super().__init__()
         self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))
         self.weight_hh = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
-        self.norm = nn.BatchNorm1d(3 * hidden_size)
+        self.norm = BatchNorm(3 * hidden_size)
         self.core: Core = gru_forward
         nn.init.normal_(self.weight_ih, std=input_size**-0.5)
         nn.init.uniform_(self.weight_hh, -(hidden_size**-0.5), hidden_size**-0.5)
@@ -166,7 +167,7 @@ class FullyConnected(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size, size))
-        self.norm = nn.BatchNorm1d(size)
+        self.norm = BatchNorm(size)
         nn.init.normal_(self.weight, std=size**-0.5)
 
     def forward(self, x_NH: Tensor) -> Tensor:

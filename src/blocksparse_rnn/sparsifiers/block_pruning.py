@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from blocksparse_rnn import ranks
 from blocksparse_rnn.blocks import best_blocks, block_max, expand, quantile
 from blocksparse_rnn.counts import Matrix
 from blocksparse_rnn.errors import UserError
@@ -142,15 +143,20 @@ class BlockPruning(Sparsifier):
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         itr = trainer.global_step
-        if self.steps is None or itr not in self.steps.updates or itr == self.last_update:
-            return
+        if self.steps is not None and itr in self.steps.updates and itr != self.last_update:
+            self._update_and_apply(itr, trainer, recogniser)
+        # At every step: Lightning repeats what was logged once until the epoch ends, unless it resumes.
+        for name, threshold in self.thresholds.items():
+            recogniser.log(f"threshold/{name}", threshold)
+
+    def _update_and_apply(self, itr: int, trainer: pl.Trainer, recogniser: Any) -> None:
+        assert self.steps is not None
         matrices = self.matrices(recogniser.model)
         self._update(itr, matrices)
+        ranks.check_equal(self.masks)
         self._apply(matrices, trainer.optimizers)
         if itr == self.steps.updates[-1]:
             self._outcome = f"finished at step {itr}"
-        for name, threshold in self.thresholds.items():
-            recogniser.log(f"threshold/{name}", threshold)
 
     # The mathematics.
 

@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from blocksparse_rnn.blocks import best_blocks, block_norm, scale_blocks_
+from blocksparse_rnn import ranks
+from blocksparse_rnn.blocks import best_blocks, block_max, block_norm, scale_blocks_
 from blocksparse_rnn.counts import Matrix
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
@@ -64,10 +65,15 @@ class GroupLasso(Sparsifier):
             recogniser.penalties.append(("group_lasso", lambda: self.penalty(recogniser.model)))
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
-        if self.form == "proximal":
-            matrices = self.matrices(recogniser.model)
+        matrices = self.matrices(recogniser.model)
+        left_out = matrices[0].weight.grad is None  # a step that changed no weight
+        if self.form == "proximal" and not left_out:
             rates = {p: g["lr"] for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
             recogniser.log("train/group_lasso", self.shrink(matrices, [rates[m.weight] for m in matrices]))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: Any) -> None:
+        matrices = self.matrices(recogniser.model)
+        ranks.check_equal({m.name: block_max(m.weight.detach(), self.block) > 0 for m in matrices})
 
     @torch.no_grad()
     def shrink(self, matrices: list[Matrix], rates: list[float]) -> Tensor:

@@ -1,0 +1,136 @@
+"""The processes that share a training: which one this is, and what they add up, compare or agree on.
+
+Without others every function is the identity, so callers need no case of their own.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_T = TypeVar("_T")
+_counts = True
+
+
+def launched() -> bool:
+    """Whether somebody started this process as one of several: torchrun, SLURM's tasks, or ourselves."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def rank() -> int:
+    """This process's number, from its environment: right before the processes have met, too."""
+    return int(os.environ["RANK"]) if launched() else 0
+
+
+def on_this_machine() -> int:
+    """Processes that were started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) if launched() else 1
+
+
+def machines() -> int:
+    """Machines on which processes were started."""
+    return int(os.environ["WORLD_SIZE"]) // on_this_machine() if launched() else 1
+
+
+@contextmanager
+def joined(on_gpu: bool) -> Iterator[None]:
+    """Meet the other ranks, where there are any, and part from them at the end."""
+    if not launched():
+        yield
+        return
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    yield
+    # Not after an error: the others may wait for something else, and this process is about to end.
+    dist.destroy_process_group()
+
+
+def world() -> int:
+    """Processes that have met."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_all(values: Tensor) -> Tensor:
+    """Sum over all ranks; no gradient flows through it."""
+    values = values.detach().clone()
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather(values: Tensor) -> Tensor:
+    """What each rank has, one row for each; the same shape on all."""
+    if world() == 1:
+        return values.detach().unsqueeze(0)
+    rows = [torch.empty_like(values) for _ in range(world())]
+    dist.all_gather(rows, values.detach().contiguous())
+    return torch.stack(rows)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up on any rank: all get the same answer at the same step."""
+    return flag if world() == 1 else bool(sum_all(torch.tensor(float(flag), device=device)))
+
+
+def largest(value: int, device: torch.device) -> int:
+    """The largest of the ranks' values."""
+    return value if world() == 1 else int(gather(torch.tensor(value, device=device)).max())
+
+
+def from_first(value: _T) -> _T:
+    """What the first rank has; it decides for all."""
+    if world() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]
+
+
+def gather_names(names: list[str]) -> list[str]:
+    """The names of all ranks, one after the other."""
+    if world() == 1:
+        return names
+    gathered: list[list[str]] = [[] for _ in range(world())]
+    dist.all_gather_object(gathered, names)
+    return [name for each in gathered for name in each]
+
+
+@contextmanager
+def counting(counts: bool) -> Iterator[None]:
+    """Within it, `batch_counts()` says whether this rank's share of a batch is more than a stand-in."""
+    global _counts
+    before, _counts = _counts, counts
+    try:
+        yield
+    finally:
+        _counts = before
+
+
+def batch_counts() -> bool:
+    """Whether the frames that this rank computes now belong to the global batch."""
+    return _counts
+
+
+def check_equal(masks: dict[str, Tensor]) -> None:
+    """Compare checksums of boolean masks over all ranks.
+
+    Raises:
+        RuntimeError: some differ; names them.
+    """
+    if world() == 1:
+        return
+    rows = gather(torch.stack([_checksum(mask) for mask in masks.values()]))
+    differing = [name for name, bad in zip(masks, (rows != rows[0]).any(0).tolist(), strict=True) if bad]
+    if differing:
+        raise RuntimeError(f"masks differ between ranks: {', '.join(differing)}")
+
+
+def _checksum(mask: Tensor) -> Tensor:
+    """A number that hardly any other mask has: pseudo-random numbers of its true places, added up."""
+    places = torch.arange(1, mask.numel() + 1, device=mask.device)
+    return ((places * 0x9E3779B1 % 0x7FFFFFFF) * mask.flatten()).sum()

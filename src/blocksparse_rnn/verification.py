@@ -1,0 +1,99 @@
+"""Holds what a finished run claims against its checkpoint: counts, sparsity, error rate, settings, versions."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from blocksparse_rnn.checkpoints import load_weights
+from blocksparse_rnn.counts import count_parameters, count_zeros
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runs import RunFolder, identity, run_name
+from blocksparse_rnn.training import build_recogniser, load_data, quieten_lightning
+
+_RATE_TOLERANCE = 2e-3
+"""Error rates may differ by this much on another machine or number of threads, which rounds otherwise."""
+
+
+def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str]]:
+    """Check a run, one thing after the other.
+
+    Args:
+        path: the run's folder.
+        test: whether to compute the test error rate again, which needs the corpus.
+
+    Yields:
+        What was checked, whether it holds, and both values in words.
+
+    Raises:
+        UserError: no finished run, or its checkpoint can't be read.
+    """
+    run = RunFolder.existing(path)
+    result = run.result()
+    if result is None:
+        raise UserError(f"{path}: is not finished (it has no result.json); the same command goes on with it")
+    settings = run.settings()
+    yield _equal("settings", identity(settings), result.get("identity"))
+    yield _equal("name", run.path.name, run_name(settings))
+    weights = load_weights(run.best)
+    yield "weights", all(bool(torch.isfinite(w).all()) for w in weights.values()), "are finite"
+    recogniser = build_recogniser(settings)
+    recogniser.load_state_dict(weights)
+    counts = count_parameters(recogniser.model, settings["prunable"])
+    zeros = count_zeros(recogniser.model, settings["prunable"])
+    said = result["parameters"]
+    yield _equal("parameters, total", counts.total, said["total"])
+    yield _equal("parameters, prunable", counts.prunable, said["prunable"])
+    yield _equal("parameters, nonzero", zeros.nonzero, said["nonzero"])
+    yield _near("sparsity, total", zeros.total, result["sparsity/total"], 1e-9)
+    yield _near("sparsity, prunable", zeros.prunable, result["sparsity/prunable"], 1e-9)
+    for package, then in result["versions"].items():
+        yield _equal(f"version of {package}", _version(package), then)
+    if test:
+        rates = _test(settings, recogniser)
+        for name in ("cer", "wer"):
+            yield _near(f"test {name.upper()}", rates[f"test/{name}"], result[name], _RATE_TOLERANCE)
+
+
+def _test(settings: dict[str, Any], recogniser: pl.LightningModule) -> dict[str, float]:
+    """Error rates of the test split, on the CPU or GPU that there is; writes nothing into the run."""
+    quieten_lightning()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        data = load_data(settings, recogniser, RunFolder(elsewhere))  # type: ignore[arg-type]
+        trainer = pl.Trainer(
+            default_root_dir=elsewhere,
+            accelerator=settings["trainer"]["accelerator"],
+            devices=1,
+            precision="32-true",
+            logger=False,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=os.isatty(2),
+            enable_model_summary=False,
+        )
+        return dict(trainer.test(recogniser, datamodule=data, verbose=False)[0])
+
+
+def _equal(what: str, found: object, said: object) -> tuple[str, bool, str]:
+    return what, found == said, f"{found}" if found == said else f"{found}, but the result says {said}"
+
+
+def _near(what: str, found: float, said: float, tolerance: float) -> tuple[str, bool, str]:
+    good = abs(found - said) <= tolerance
+    return what, good, f"{found:.6g}" if good else f"{found:.6g}, but the result says {said:.6g}"
+
+
+def _version(package: str) -> str | None:
+    if package == "python":
+        import platform
+
+        return platform.python_version()
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
