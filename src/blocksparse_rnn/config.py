@@ -38,6 +38,7 @@ class Settings(BaseModel):
     batch: PositiveInt
     seed: NonNegativeInt
     alphabet: str
+    text: dict[str, Any] | None
     outputs: str
     corpora: str
     workers: NonNegativeInt
@@ -181,6 +182,7 @@ def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
     """What the constructors of the light-weight parts refuse. Weights are not allocated."""
     attempts: list[Callable[[], Any]] = [
         *(partial(build, settings[name]) for name in ("data", "decoder", "schedule", "launcher")),
+        *(partial(build, settings[name]) for name in ("text",) if settings[name]),
         partial(build_sparsifiers, settings),
         partial(_check_blocks, settings),
     ]

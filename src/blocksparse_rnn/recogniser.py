@@ -119,6 +119,8 @@ class Recogniser(pl.LightningModule):
         return self.make_optimizer(self.parameters(), total_steps, int(self.trainer.num_training_batches))
 
     def _count_errors(self, batch: Batch, stage: str) -> None:
+        if not batch.texts:  # no file of it could be read
+            return
         logits_BTV, frames = self(batch.wave_BS, batch.samples)
         loss = self.ctc_loss(logits_BTV, frames, batch)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(frames))

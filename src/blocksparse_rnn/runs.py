@@ -224,6 +224,12 @@ class RunFolder:
         with durable_file(self.path / "rejects.jsonl", "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
+    def add_reject(self, file: str, reason: str) -> None:
+        """Name an utterance that turned out to be unusable later."""
+        with open(self.path / "rejects.jsonl", "a", encoding="utf-8") as rejects:
+            rejects.write(json.dumps({"audio_filepath": file, "reason": reason}) + "\n")
+        print(f"data: {reason}; left out")
+
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         with durable_file(self.path / name, "w") as file:
             json.dump(content, file, indent=2)

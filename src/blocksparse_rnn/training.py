@@ -9,6 +9,7 @@ import platform
 import subprocess
 import time
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pytorch_lightning.loggers import Logger
 from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights
 from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
-from blocksparse_rnn.data.checks import split_usable
+from blocksparse_rnn.data.checks import Reject, split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Utterance, total_hours
 from blocksparse_rnn.errors import UserError
@@ -199,6 +200,7 @@ def make_trainer(
 def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
     splits = build(settings["data"]).prepare()
     rate = recogniser.features.sample_rate
+    normalise = build(settings["text"]) if settings.get("text") else None
 
     def output_frames(seconds: float) -> int:
         return recogniser.output_frames(round(seconds * rate))
@@ -206,7 +208,7 @@ def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder)
     usable: dict[str, list[Utterance]] = {}
     rejected: list[dict[str, Any]] = []
     for name, utterances in splits.items():
-        usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames)
+        usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames, normalise)
         rejected += [
             {"split": name, "audio_filepath": str(r.utterance.audio), "reason": r.reason} for r in rejects
         ]
@@ -215,7 +217,7 @@ def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder)
             example = f"; the first: {rejected[-len(rejects)]['reason']}" if rejects else ""
             raise UserError(
                 f"data: {len(rejects)} of the {len(utterances)} utterances of {name} can't be used, more "
-                f"than max_rejects={settings['max_rejects']} allows{example}"
+                f"than max_rejects={settings['max_rejects']} allows{example}{_advice(rejects, normalise)}"
             )
     if rejected:
         run.write_rejects(rejected)
@@ -227,7 +229,14 @@ def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder)
         batch=settings["batch"],
         seed=settings["seed"],
         workers=settings["workers"],
+        report=run.add_reject,
     )
+
+
+def _advice(rejects: list[Reject], normalise: Callable[[str], str] | None) -> str:
+    if normalise is None and any("which the alphabet lacks" in reject.reason for reject in rejects):
+        return "; text=english writes numbers out, makes letters small and drops punctuation"
+    return ""
 
 
 def _measure_features(recogniser: Recogniser, data: SpeechData) -> None:

@@ -9,15 +9,31 @@ from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
-def load_audio(path: Path, sample_rate: int) -> Tensor:
-    """Read a file as one waveform (S,) in [-1, 1]: channels averaged, resampled to `sample_rate`.
+
+def load_audio(
+    path: Path, sample_rate: int, offset: float | None = None, duration: float | None = None
+) -> Tensor:
+    """Read a file, or a part of it, as one waveform (S,) in [-1, 1]: channels averaged, resampled.
+
+    Args:
+        path: what to read.
+        sample_rate: of the waveform, whatever the file has.
+        offset: second at which the part begins; None for the whole file.
+        duration: seconds of the part, where there is an offset.
 
     Raises:
         UserError: the file is missing or is no audio.
     """
     try:
-        wave_SC, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            frames = -1
+            if offset is not None and duration is not None:
+                file.seek(round(offset * file.samplerate))
+                frames = round(duration * file.samplerate)
+            wave_SC = file.read(frames, dtype="float32", always_2d=True)
+            file_rate = file.samplerate
     except (OSError, soundfile.LibsndfileError) as error:
         raise UserError(f"cannot read audio from {path}: {error}") from None
     wave_S = torch.from_numpy(wave_SC).mean(dim=1)

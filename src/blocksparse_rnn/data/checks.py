@@ -1,9 +1,9 @@
 """Which utterances can be trained on. One that can't is named with its reason and left out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from blocksparse_rnn.data.manifest import Utterance
+from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.text import Alphabet, ctc_frames_needed
 
 
@@ -16,7 +16,10 @@ class Reject:
 
 
 def split_usable(
-    utterances: list[Utterance], alphabet: Alphabet, output_frames: Callable[[float], int]
+    utterances: list[Utterance],
+    alphabet: Alphabet,
+    output_frames: Callable[[float], int],
+    normalise: Callable[[str], str] | None = None,
 ) -> tuple[list[Utterance], list[Reject]]:
     """Part what CTC can learn from what it can't.
 
@@ -24,9 +27,12 @@ def split_usable(
         utterances: what a corpus offers.
         alphabet: the letters that may be written.
         output_frames: frames of logits for a duration in seconds.
+        normalise: text -> text, before it is held against the alphabet; None leaves texts as they are.
     """
     usable, rejects = [], []
     for utterance in utterances:
+        if normalise is not None:
+            utterance = replace(utterance, text=normalise(utterance.text))
         reason = _problem(utterance, alphabet, output_frames)
         if reason:
             rejects.append(Reject(utterance, reason))
@@ -36,7 +42,9 @@ def split_usable(
 
 
 def _problem(utterance: Utterance, alphabet: Alphabet, output_frames: Callable[[float], int]) -> str | None:
-    if not utterance.text:
+    if utterance.problem:
+        return utterance.problem
+    if not utterance.text.strip():
         return "its text is empty"
     unknown = alphabet.unknown(utterance.text)
     if unknown:

@@ -4,8 +4,8 @@ Shapes: B batch, S samples.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 import torch
@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from blocksparse_rnn.data.audio import load_audio
-from blocksparse_rnn.data.manifest import Utterance
 from blocksparse_rnn.data.sampler import BucketBatchSampler
+from blocksparse_rnn.data.utterance import Utterance
+from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.text import Alphabet
 
 
@@ -30,40 +31,80 @@ class Batch:
     target_lengths: list[int]
     texts: list[str]
     files: list[str]
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    """Files that should have been in the batch, and why they aren't."""
 
 
-class SpeechDataset(Dataset[tuple[Tensor, Utterance]]):
-    """Waveform and utterance by index."""
+@dataclass
+class Item:
+    """What the dataset has at an index: a waveform, unless its file couldn't be read."""
 
-    def __init__(self, utterances: list[Utterance], sample_rate: int) -> None:
+    wave_S: Tensor | None
+    utterance: Utterance
+    unreadable: list[tuple[str, str]]
+
+
+class SpeechDataset(Dataset[Item]):
+    """Waveform and utterance by index.
+
+    A file may become unreadable after it was inspected: a disk goes away, somebody tidies up.
+
+    Args:
+        utterances: what the dataset holds.
+        sample_rate: of the waveforms.
+        replace: give the next readable utterance for one that can't be read, so that a batch of training
+            stays as large as it was; otherwise give none.
+    """
+
+    def __init__(self, utterances: list[Utterance], sample_rate: int, *, replace: bool) -> None:
         self.utterances = utterances
         self.sample_rate = sample_rate
+        self.tries = 10 if replace else 1
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Utterance]:
-        utterance = self.utterances[index]
-        return load_audio(utterance.audio, self.sample_rate), utterance
+    def __getitem__(self, index: int) -> Item:
+        unreadable: list[tuple[str, str]] = []
+        for attempt in range(self.tries):
+            utterance = self.utterances[(index + attempt) % len(self)]
+            try:
+                return Item(self._load(utterance), utterance, unreadable)
+            except UserError as error:
+                unreadable.append((str(utterance.audio), str(error)))
+        if self.tries == 1:
+            return Item(None, utterance, unreadable)
+        raise UserError(f"{self.tries} audio files in a row can't be read, the last: {unreadable[-1][1]}")
+
+    def _load(self, utterance: Utterance) -> Tensor:
+        wave_S = load_audio(utterance.audio, self.sample_rate, utterance.offset, utterance.duration)
+        # A text that doesn't fit its audio, or a sample that is no number, would make the loss infinite.
+        if len(wave_S) < round((utterance.duration - 0.001) * self.sample_rate):
+            raise UserError(f"{utterance.audio} has become shorter than its {utterance.duration:.2f} s")
+        if not torch.isfinite(wave_S).all():
+            raise UserError(f"{utterance.audio} has samples that are not finite numbers")
+        return wave_S
 
 
 class Collate:
-    """Pad some utterances into a batch."""
+    """Pad some utterances into a batch; it is empty where none of them could be read."""
 
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet
 
-    def __call__(self, items: list[tuple[Tensor, Utterance]]) -> Batch:
-        waves = [wave for wave, _ in items]
-        texts = [utterance.text for _, utterance in items]
+    def __call__(self, items: list[Item]) -> Batch:
+        readable = [(item.wave_S, item.utterance) for item in items if item.wave_S is not None]
+        waves = [wave for wave, _ in readable]
+        texts = [utterance.text for _, utterance in readable]
         targets = [torch.tensor(self.alphabet.encode(text)) for text in texts]
         return Batch(
-            wave_BS=pad_sequence(waves, batch_first=True),
+            wave_BS=pad_sequence(waves, batch_first=True) if waves else torch.empty(0, 0),
             samples=[len(wave) for wave in waves],
-            targets=torch.cat(targets),
+            targets=torch.cat(targets) if targets else torch.empty(0, dtype=torch.long),
             target_lengths=[len(target) for target in targets],
             texts=texts,
-            files=[str(utterance.audio) for _, utterance in items],
+            files=[str(utterance.audio) for _, utterance in readable],
+            unreadable=[failure for item in items for failure in item.unreadable],
         )
 
 
@@ -77,6 +118,7 @@ class SpeechData(pl.LightningDataModule):
         batch: utterances of a global batch.
         seed: seed of the order of batches.
         workers: processes that load a split's audio; 0 loads in the training process.
+        report: told the file and the reason when an inspected file turns out to be unreadable.
     """
 
     def __init__(
@@ -88,12 +130,17 @@ class SpeechData(pl.LightningDataModule):
         batch: int,
         seed: int,
         workers: int,
+        report: Callable[[str, str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.datasets = {name: SpeechDataset(split, sample_rate) for name, split in splits.items()}
+        self.datasets = {
+            name: SpeechDataset(split, sample_rate, replace=name == "train") for name, split in splits.items()
+        }
         self.collate = Collate(alphabet)
         self.batch, self.seed = batch, seed
         self.workers = min(workers, os.cpu_count() or 1)
+        self.report = report
+        self._reported: set[str] = set()
         self._sampler: BucketBatchSampler | None = None
         self._resume: tuple[int, int] | None = None
 
@@ -120,6 +167,13 @@ class SpeechData(pl.LightningDataModule):
         for batch in DataLoader(sample, self.batch, collate_fn=self.collate, num_workers=self.workers):
             yield batch.wave_BS, batch.samples
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        for file, reason in batch.unreadable:
+            if self.report is not None and file not in self._reported:
+                self._reported.add(file)
+                self.report(file, reason)
+        return batch
+
     def state_dict(self) -> dict[str, int]:
         """Where training stands: the epoch to go on in, and the batches done in it."""
         trainer, sampler = self.trainer, self._sampler
@@ -139,8 +193,15 @@ class SpeechData(pl.LightningDataModule):
             self._resume = None
 
     def _batches(self, split: str, rank: int = 0, world: int = 1) -> BucketBatchSampler:
-        durations = [utterance.duration for utterance in self.datasets[split].utterances]
-        return BucketBatchSampler(durations, batch=self.batch, seed=self.seed, rank=rank, world=world)
+        utterances = self.datasets[split].utterances
+        return BucketBatchSampler(
+            [utterance.duration for utterance in utterances],
+            batch=self.batch,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            weights=[utterance.weight for utterance in utterances],
+        )
 
     def _loader(self, split: str, batches: BucketBatchSampler) -> DataLoader:
         return DataLoader(
