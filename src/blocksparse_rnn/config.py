@@ -39,6 +39,7 @@ class Settings(BaseModel):
     seed: NonNegativeInt
     alphabet: str
     text: dict[str, Any] | None
+    augment: dict[str, Any] | None
     outputs: str
     corpora: str
     workers: NonNegativeInt
@@ -183,6 +184,7 @@ def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
     attempts: list[Callable[[], Any]] = [
         *(partial(build, settings[name]) for name in ("data", "decoder", "schedule", "launcher")),
         *(partial(build, settings[name]) for name in ("text",) if settings[name]),
+        *(partial(build, node) for node in (settings["augment"] or {}).values() if is_node(node)),
         partial(build_sparsifiers, settings),
         partial(_check_blocks, settings),
     ]

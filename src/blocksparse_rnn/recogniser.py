@@ -60,6 +60,15 @@ class Recogniser(pl.LightningModule):
         """Frames of logits that `samples` samples give."""
         return self.model.frames(self.features.frames(samples))  # type: ignore[operator]
 
+    def fewest_samples(self, seconds: float) -> list[int]:
+        """Samples that 0, 1, 2, ... frames of logits take at least, as far as `seconds` of speech go."""
+        hop, samples, fewest = self.features.hop_length, 0, [0]
+        while samples <= seconds * self.features.sample_rate:
+            samples = self.features.n_fft if samples == 0 else samples + hop
+            frames = self.output_frames(samples)
+            fewest += [samples] * (frames + 1 - len(fewest))
+        return fewest
+
     def transcribe(self, wave_BS: Tensor, samples: list[int]) -> list[str]:
         """Texts of a padded batch; every utterance at least one window long."""
         logits_BTV, frames = self(wave_BS, samples)

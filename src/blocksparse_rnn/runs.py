@@ -32,7 +32,7 @@ NOT_IDENTITY = (
 )
 """Settings that change where or how a run is done, but not its result."""
 NOT_IDENTITY_WITHIN = {
-    "data": ("folder", "workers"),
+    "data": ("folder", "root", "download", "workers"),
     "trainer": ("devices", "accelerator", "strategy", "log_every"),
 }
 

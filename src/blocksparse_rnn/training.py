@@ -21,8 +21,10 @@ from pytorch_lightning.loggers import Logger
 from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights
 from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
+from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.checks import Reject, split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
+from blocksparse_rnn.data.inspection import LONGEST
 from blocksparse_rnn.data.manifest import Utterance, total_hours
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.loggers import MetricsCSV
@@ -229,7 +231,20 @@ def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder)
         batch=settings["batch"],
         seed=settings["seed"],
         workers=settings["workers"],
+        augment=_make_augmenter(settings, recogniser),
         report=run.add_reject,
+    )
+
+
+def _make_augmenter(settings: dict[str, Any], recogniser: Recogniser) -> Augmenter | None:
+    nodes = [node for node in (settings.get("augment") or {}).values() if node]
+    if not nodes:
+        return None
+    return Augmenter(
+        [build(node) for node in nodes],
+        seed=settings["seed"],
+        fewest_samples=recogniser.fewest_samples(LONGEST),
+        alphabet=recogniser.alphabet,
     )
 
 

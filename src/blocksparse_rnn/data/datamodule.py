@@ -4,16 +4,17 @@ Shapes: B batch, S samples.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from blocksparse_rnn.data.audio import load_audio
+from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.sampler import BucketBatchSampler
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
@@ -45,7 +46,7 @@ class Item:
 
 
 class SpeechDataset(Dataset[Item]):
-    """Waveform and utterance by index.
+    """Waveform and utterance by index, or by index and epoch; with an epoch they are augmented.
 
     A file may become unreadable after it was inspected: a disk goes away, somebody tidies up.
 
@@ -54,22 +55,35 @@ class SpeechDataset(Dataset[Item]):
         sample_rate: of the waveforms.
         replace: give the next readable utterance for one that can't be read, so that a batch of training
             stays as large as it was; otherwise give none.
+        augment: what changes waveforms; None leaves them as they are.
     """
 
-    def __init__(self, utterances: list[Utterance], sample_rate: int, *, replace: bool) -> None:
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        sample_rate: int,
+        *,
+        replace: bool,
+        augment: Augmenter | None = None,
+    ) -> None:
         self.utterances = utterances
         self.sample_rate = sample_rate
         self.tries = 10 if replace else 1
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        index, epoch = (key, None) if isinstance(key, int) else key
         unreadable: list[tuple[str, str]] = []
         for attempt in range(self.tries):
             utterance = self.utterances[(index + attempt) % len(self)]
             try:
-                return Item(self._load(utterance), utterance, unreadable)
+                wave_S = self._load(utterance)
+                if self.augment is not None and epoch is not None:
+                    wave_S = self.augment(wave_S, self.sample_rate, epoch, index, utterance.text)
+                return Item(wave_S, utterance, unreadable)
             except UserError as error:
                 unreadable.append((str(utterance.audio), str(error)))
         if self.tries == 1:
@@ -108,6 +122,26 @@ class Collate:
         )
 
 
+class EpochKeys(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, epoch) out of batches of indices: worker processes live longer than an epoch.
+
+    Args:
+        batches: batches of indices.
+    """
+
+    def __init__(self, batches: BucketBatchSampler) -> None:
+        self.batches = batches
+        # Lightning tells the epoch to `batch_sampler.sampler`.
+        self.sampler = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.batches:
+            yield [(index, self.batches.epoch) for index in batch]
+
+
 class SpeechData(pl.LightningDataModule):
     """Loaders over the three splits of a corpus; training resumes in mid-epoch.
 
@@ -118,6 +152,7 @@ class SpeechData(pl.LightningDataModule):
         batch: utterances of a global batch.
         seed: seed of the order of batches.
         workers: processes that load a split's audio; 0 loads in the training process.
+        augment: what changes the waveforms of training; None leaves them as they are.
         report: told the file and the reason when an inspected file turns out to be unreadable.
     """
 
@@ -130,11 +165,13 @@ class SpeechData(pl.LightningDataModule):
         batch: int,
         seed: int,
         workers: int,
+        augment: Augmenter | None = None,
         report: Callable[[str, str], None] | None = None,
     ) -> None:
         super().__init__()
         self.datasets = {
-            name: SpeechDataset(split, sample_rate, replace=name == "train") for name, split in splits.items()
+            name: SpeechDataset(split, sample_rate, replace=name == "train", augment=augment)
+            for name, split in splits.items()
         }
         self.collate = Collate(alphabet)
         self.batch, self.seed = batch, seed
@@ -151,7 +188,7 @@ class SpeechData(pl.LightningDataModule):
         if self._resume is not None:
             self._sampler.resume(*self._resume)
             self._resume = None
-        return self._loader("train", self._sampler)
+        return self._loader("train", EpochKeys(self._sampler))
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("dev", self._batches("dev"))
@@ -203,7 +240,7 @@ class SpeechData(pl.LightningDataModule):
             weights=[utterance.weight for utterance in utterances],
         )
 
-    def _loader(self, split: str, batches: BucketBatchSampler) -> DataLoader:
+    def _loader(self, split: str, batches: Sampler) -> DataLoader:
         return DataLoader(
             self.datasets[split],
             batch_sampler=batches,
