@@ -45,6 +45,7 @@ class Settings(BaseModel):
     workers: NonNegativeInt
     max_rejects: float = Field(ge=0, le=1)
     sweep: str | None
+    weights: str | None
     block: int | str
     target_sparsity: float | None
     q: str

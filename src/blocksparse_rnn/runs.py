@@ -85,6 +85,9 @@ def run_name(settings: dict[str, Any]) -> str:
             choices += [] if target is None else [f"t{target:g}"]
         else:
             choices += [f"l{settings['sparsifier']['group_lasso']['lambda_g']:g}"]
+    if settings.get("weights"):
+        decoder = settings["decoder"]
+        choices += [f"a{decoder['alpha']:g}", f"w{decoder['beta']:g}"] if "alpha" in decoder else ["again"]
     return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
 
 

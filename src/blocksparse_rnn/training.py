@@ -30,6 +30,7 @@ from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
+from blocksparse_rnn.retest import retest
 from blocksparse_rnn.runs import RunFolder, identity
 from blocksparse_rnn.sparsifiers.base import Sparsifier
 from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
@@ -77,6 +78,8 @@ def _train(settings: dict[str, Any], run: RunFolder) -> dict[str, Any]:
     pl.seed_everything(settings["seed"], verbose=False)
     recogniser = build_recogniser(settings)
     data = _load_data(settings, recogniser, run)
+    if settings.get("weights"):
+        return retest(settings, run, recogniser, data)
     metrics = MetricsCSV(run.metrics)
     loggers = [metrics, *build(settings["logger"], run, settings)]
     sparsifiers = build_sparsifiers(settings)
