@@ -4,6 +4,7 @@ python src/prepare.py recordings/ corpus/ --dev 0.05 --test 0.05    # train.json
 python src/prepare.py recordings/ train.jsonl                       # all in one; audio with .txt files beside it
 python src/prepare.py LibriSpeech/dev-clean dev.jsonl               # also LJSpeech and Common Voice folders
 python src/prepare.py cv/de/train.tsv train.jsonl text=german       # settings, as for train.py
+python src/prepare.py recordings/ corpus/ --shards 500               # and tar files for data=shards
 python src/prepare.py table.csv train.jsonl scale=mini --longest 30  # a heading with file and text
 """
 
@@ -30,6 +31,7 @@ def program() -> None:
     parser.add_argument("--dev", type=float, default=0.05, help="share of dev.jsonl (0.05)")
     parser.add_argument("--test", type=float, default=0.05, help="share of test.jsonl (0.05)")
     parser.add_argument("--workers", type=int, help="threads that read files (all cores)")
+    parser.add_argument("--shards", type=float, metavar="MB", help="also write shards of at most so many MB")
     arguments = vars(parser.parse_intermixed_args())
     overrides = arguments.pop("overrides")
     if not any(override.startswith("text=") for override in overrides):

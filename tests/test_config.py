@@ -23,7 +23,7 @@ MANIFEST = ["data.train=a", "data.dev=b", "data.test=c"]
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in OPTIONS.items() for o in options])
 def test_every_option_composes(group, option):
-    extra = MANIFEST if option == "manifest" else []
+    extra = MANIFEST if option in ("manifest", "shards") else []
     resolve(compose_settings([f"{group}={option}", *extra]))
 
 

@@ -13,6 +13,7 @@ from blocksparse_rnn.data.checks import Reject, split_usable
 from blocksparse_rnn.data.inspection import MEMORY, Inspector
 from blocksparse_rnn.data.layouts import read_layout
 from blocksparse_rnn.data.manifest import manifest_line, total_hours
+from blocksparse_rnn.data.shards import write_shards
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import durable_file
@@ -33,6 +34,7 @@ class Request:
         dev: share of the hours that become dev.jsonl, where `out` is a folder.
         test: share of the hours that become test.jsonl.
         workers: threads that inspect files; None takes all cores.
+        shards: megabytes of a shard; None writes none beside the manifests.
     """
 
     source: Path
@@ -42,6 +44,7 @@ class Request:
     dev: float = 0.05
     test: float = 0.05
     workers: int | None = None
+    shards: float | None = None
 
 
 def prepare(request: Request, settings: dict[str, Any]) -> str:
@@ -58,14 +61,19 @@ def prepare(request: Request, settings: dict[str, Any]) -> str:
         raise UserError(
             f"--dev {request.dev:g} --test {request.test:g}: shares that leave something for train"
         )
-    for name, value in (("longest", request.longest), ("workers", request.workers)):
+    for name, value in (
+        ("longest", request.longest),
+        ("workers", request.workers),
+        ("shards", request.shards),
+    ):
         if value is not None and value <= 0:
             raise UserError(f"--{name} {value:g}: must be above 0")
     alphabet, output_frames = Alphabet(settings["alphabet"]), _output_frames(settings)
     inspector = Inspector(Path(settings["corpora"]) / MEMORY, request.workers, request.longest)
     offered = inspector(read_layout(request.source, request.layout))
     normalise = build(settings["text"]) if settings["text"] else None
-    usable, rejects = split_usable(offered, alphabet, output_frames, normalise)
+    accepted, rejects = split_usable(offered, alphabet, output_frames, normalise)
+    usable = list(accepted)
     original = {(u.audio, u.offset): u.text for u in offered}
 
     single = request.out.suffix == ".jsonl"
@@ -83,6 +91,8 @@ def prepare(request: Request, settings: dict[str, Any]) -> str:
         )
     for name, utterances in splits.items():
         _write_manifest(folder / name, utterances, original)
+        if request.shards is not None:
+            write_shards(utterances, folder, name.removesuffix(".jsonl"), request.shards)
     return "\n".join(
         [
             *(f"{folder / name}: {_amount(utterances)}" for name, utterances in splits.items()),

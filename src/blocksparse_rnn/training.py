@@ -9,7 +9,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -210,18 +210,19 @@ def _load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder)
     def output_frames(seconds: float) -> int:
         return recogniser.output_frames(round(seconds * rate))
 
-    usable: dict[str, list[Utterance]] = {}
+    usable: dict[str, Sequence[Utterance]] = {}
     rejected: list[dict[str, Any]] = []
     for name, utterances in splits.items():
         usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames, normalise)
         rejected += [
             {"split": name, "audio_filepath": str(r.utterance.audio), "reason": r.reason} for r in rejects
         ]
-        share = len(rejects) / len(utterances) if utterances else 1.0
+        offered = len(usable[name]) + len(rejects)
+        share = len(rejects) / offered if offered else 1.0
         if not usable[name] or share > settings["max_rejects"]:
             example = f"; the first: {rejected[-len(rejects)]['reason']}" if rejects else ""
             raise UserError(
-                f"data: {len(rejects)} of the {len(utterances)} utterances of {name} can't be used, more "
+                f"data: {len(rejects)} of the {offered} utterances of {name} can't be used, more "
                 f"than max_rejects={settings['max_rejects']} allows{example}{_advice(rejects, normalise)}"
             )
     if rejected:

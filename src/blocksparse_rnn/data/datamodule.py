@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.sampler import BucketBatchSampler
+from blocksparse_rnn.data.shards import ShardBatchSampler, ShardedUtterances, read_place
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.text import Alphabet
@@ -91,7 +92,8 @@ class SpeechDataset(Dataset[Item]):
         raise UserError(f"{self.tries} audio files in a row can't be read, the last: {unreadable[-1][1]}")
 
     def _load(self, utterance: Utterance) -> Tensor:
-        wave_S = load_audio(utterance.audio, self.sample_rate, utterance.offset, utterance.duration)
+        source = utterance.audio if utterance.place is None else read_place(utterance)
+        wave_S = load_audio(source, self.sample_rate, utterance.offset, utterance.duration)
         # A text that doesn't fit its audio, or a sample that is no number, would make the loss infinite.
         if len(wave_S) < round((utterance.duration - 0.001) * self.sample_rate):
             raise UserError(f"{utterance.audio} has become shorter than its {utterance.duration:.2f} s")
@@ -158,7 +160,7 @@ class SpeechData(pl.LightningDataModule):
 
     def __init__(
         self,
-        splits: dict[str, list[Utterance]],
+        splits: dict[str, Sequence[Utterance]],
         alphabet: Alphabet,
         *,
         sample_rate: int,
@@ -231,6 +233,8 @@ class SpeechData(pl.LightningDataModule):
 
     def _batches(self, split: str, rank: int = 0, world: int = 1) -> BucketBatchSampler:
         utterances = self.datasets[split].utterances
+        if isinstance(utterances, ShardedUtterances):
+            return ShardBatchSampler(utterances, batch=self.batch, seed=self.seed, rank=rank, world=world)
         return BucketBatchSampler(
             [utterance.duration for utterance in utterances],
             batch=self.batch,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -38,17 +39,23 @@ class Finding:
 def inspect_file(path: Path) -> Finding:
     """Decode a file from end to end."""
     try:
-        if path.stat().st_size == 0:
-            return Finding(0, "the file is empty (0 bytes)")
-        with soundfile.SoundFile(path) as file:
-            frames, peak = _decode(file)
-            return Finding(frames / file.samplerate, _sound_problem(file, frames, peak))
+        return inspect_sound(path, path.stat().st_size)
     except FileNotFoundError:
         return Finding(0, "the file is missing")
-    except soundfile.LibsndfileError as error:
-        return Finding(0, f"not readable as audio: {error.error_string.removeprefix('Error : ')}")
     except OSError as error:
         return Finding(0, f"the file can't be read: {error.strerror or error}")
+
+
+def inspect_sound(source: Path | IO[bytes], size: int) -> Finding:
+    """Decode a file, or the bytes of one, from end to end."""
+    if size == 0:
+        return Finding(0, "the file is empty (0 bytes)")
+    try:
+        with soundfile.SoundFile(source) as file:
+            frames, peak = _decode(file)
+            return Finding(frames / file.samplerate, _sound_problem(file, frames, peak))
+    except soundfile.LibsndfileError as error:
+        return Finding(0, f"not readable as audio: {error.error_string.removeprefix('Error : ')}")
 
 
 def _decode(file: soundfile.SoundFile) -> tuple[int, float]:
@@ -152,7 +159,7 @@ class Inspector:
         return known
 
     def _judge(self, utterance: Utterance, finding: Finding) -> Utterance:
-        problem = finding.problem or _length_problem(utterance, finding.seconds, self.longest)
+        problem = finding.problem or length_problem(utterance, finding.seconds, self.longest)
         if problem:
             return replace(utterance, problem=problem)
         rest = finding.seconds - (utterance.offset or 0)
@@ -167,7 +174,7 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     return str(path.absolute()), about.st_size, about.st_mtime_ns
 
 
-def _length_problem(utterance: Utterance, seconds: float, longest: float) -> str | None:
+def length_problem(utterance: Utterance, seconds: float, longest: float) -> str | None:
     """Hold what a manifest says of a length against the file."""
     duration = utterance.duration or seconds - (utterance.offset or 0)
     if utterance.offset is not None:

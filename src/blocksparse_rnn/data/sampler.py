@@ -1,5 +1,6 @@
 """Batches of utterances of similar length, in an order that any process can compute again."""
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
@@ -106,6 +107,6 @@ class BucketBatchSampler(Sampler[list[int]]):
         if self._resume is not None:
             self.epoch, skip = self._resume
             self._resume = None
-        for batch in self.global_batches(self.epoch)[skip:]:
+        for batch in itertools.islice(self.global_batches(self.epoch), skip, None):
             # A batch too small for all ranks gives the last ones its first utterance again.
             yield batch[self.rank :: self.world] or batch[:1]

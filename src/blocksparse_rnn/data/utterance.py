@@ -16,5 +16,7 @@ class Utterance:
     """Second of the file at which it begins; None where it is the whole file."""
     weight: float = 1.0
     """How often it comes in an epoch of training, on average."""
+    place: tuple[int, int] | None = None
+    """First byte and number of bytes, where the folder of `audio` is a tar file."""
     problem: str | None = None
     """Why it can't be used, as far as its corpus found out."""
