@@ -63,7 +63,8 @@ class Normaliser:
 
     def _speak(self, match: re.Match[str]) -> str:
         assert self.speak_number is not None
-        return f" {self.speak_number(match[0])} "
+        words = self.speak_number(match[0])
+        return f" {words.lower() if self.lower else words} "
 
     def _letter(self, letter: str) -> str:
         """What becomes of one character: itself, its base letter, a space, or nothing."""
