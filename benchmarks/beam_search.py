@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from blocksparse_rnn.beam import BeamDecoder
+from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.config import build
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.decode import GreedyDecoder
 from blocksparse_rnn.metrics import ErrorCounts
 from blocksparse_rnn.runs import RunFolder
-from blocksparse_rnn.training import cpu_name
-from blocksparse_rnn.transcriber import Transcriber
+from blocksparse_rnn.training import build_recogniser, cpu_name
 
 DISCOUNT = 0.5
 
@@ -74,7 +74,9 @@ def decode(logits: list, decoder) -> tuple[ErrorCounts, float]:
 @torch.inference_mode()
 def listen(run: Path, split: str) -> list:
     """Logits of a split of the corpus that a run was trained on."""
-    settings, recogniser = RunFolder.existing(run).settings(), Transcriber(run).recogniser
+    settings = RunFolder.existing(run).settings()
+    recogniser = build_recogniser(settings).eval()
+    recogniser.load_state_dict(load_weights(RunFolder.existing(run).best))
     data = SpeechData(
         {split: [u for u in build(settings["data"]).prepare()[split] if u.problem is None]},
         recogniser.alphabet,

@@ -119,9 +119,8 @@ class ShardedUtterances(Sequence[Utterance]):
 
     def __init__(self, shards: list[Shard], window: int, longest: float) -> None:
         self.shards, self.window, self.longest = shards, window, longest
-        self.offered = 0
         self._check: Callable[[Utterance], Utterance | Reject] | None = None
-        self._ends = np.zeros(0, dtype=np.int64)
+        self._ends = np.zeros(0, dtype=np.int64)  # of each shard, none before `keep_usable`
         self._cached = functools.lru_cache(maxsize=window + 2)(self._read)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,7 +141,6 @@ class ShardedUtterances(Sequence[Utterance]):
             rejects += bad
             counts.append(len(judged) - len(bad))
         self._ends = np.cumsum(counts)
-        self.offered = len(self) + len(rejects)
         return rejects
 
     def __len__(self) -> int:
