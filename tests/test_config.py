@@ -23,7 +23,7 @@ MANIFEST = ["data.train=a", "data.dev=b", "data.test=c"]
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in OPTIONS.items() for o in options])
 def test_every_option_composes(group, option):
-    extra = MANIFEST if option == "manifest" else []
+    extra = MANIFEST if option in ("manifest", "shards") else []
     resolve(compose_settings([f"{group}={option}", *extra]))
 
 
@@ -104,7 +104,19 @@ def test_a_mistake_found_while_training_is_one_line_and_nothing_else(tmp_path):
 
 
 FLOORS = [
-    {"errors", "files", "ranks", "text", "decode", "metrics", "counts", "blocks", "schedule"},
+    {
+        "errors",
+        "files",
+        "ranks",
+        "text",
+        "normaliser",
+        "decode",
+        "beam",
+        "metrics",
+        "counts",
+        "blocks",
+        "schedule",
+    },
     {"features", "models", "data", "optimizers", "sparsifiers", "runtime"},
     {"recogniser"},
     {
@@ -128,6 +140,8 @@ FLOORS = [
         "summary",
         "transcriber",
         "verification",
+        "prepare",
+        "retest",
         "bench",
         "cli",
     },

@@ -38,11 +38,14 @@ class Settings(BaseModel):
     batch: PositiveInt
     seed: NonNegativeInt
     alphabet: str
+    text: dict[str, Any] | None
+    augment: dict[str, Any] | None
     outputs: str
     corpora: str
     workers: NonNegativeInt
     max_rejects: float = Field(ge=0, le=1)
     sweep: str | None
+    weights: str | None
     block: int | str
     target_sparsity: float | None
     q: str
@@ -202,6 +205,8 @@ def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
     """What the constructors of the light-weight parts refuse. Weights are not allocated."""
     attempts: list[Callable[[], Any]] = [
         *(partial(build, settings[name]) for name in ("data", "decoder", "schedule", "launcher")),
+        *(partial(build, settings[name]) for name in ("text",) if settings[name]),
+        *(partial(build, node) for node in (settings["augment"] or {}).values() if is_node(node)),
         partial(build_sparsifiers, settings),
         partial(_check_blocks, settings),
     ]

@@ -1,10 +1,12 @@
-"""Writing files so that a power cut leaves the old one or the new one, never half of one."""
+"""Writing files so that a power cut leaves the old one or the new one, never half of one; locks; how many cores may work."""
 
+import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from blocksparse_rnn.errors import cannot_write
 
@@ -58,3 +60,37 @@ def inside(folder: Path, name: str) -> Path:
     ):
         raise ValueError(f"{name} leads out of {folder}; give a path below it, or one from the root")
     return path
+
+
+@contextmanager
+def only_one(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file while others wait; the system drops it when the process ends, however it ends.
+
+    Args:
+        path: the lock file, made with its folder where it is missing.
+        doing: what to tell someone who has to wait: "another process is ...".
+
+    Raises:
+        UserError: no permission, no space.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file: IO[Any] = open(path, "a")  # noqa: SIM115
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is {doing}; waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        yield
+
+
+def cores() -> int:
+    """Cores that we may use, which is fewer than the machine has in many a batch job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -62,6 +62,15 @@ class Recogniser(pl.LightningModule):
         """Frames of logits that `samples` samples give."""
         return self.model.frames(self.features.frames(samples))  # type: ignore[operator]
 
+    def fewest_samples(self, seconds: float) -> list[int]:
+        """Samples that 0, 1, 2, ... frames of logits take at least, as far as `seconds` of speech go."""
+        hop, samples, fewest = self.features.hop_length, 0, [0]
+        while samples <= seconds * self.features.sample_rate:
+            samples = self.features.n_fft if samples == 0 else samples + hop
+            frames = self.output_frames(samples)
+            fewest += [samples] * (frames + 1 - len(fewest))
+        return fewest
+
     def transcribe(self, wave_BS: Tensor, samples: list[int]) -> list[str]:
         """Texts of a padded batch; every utterance at least one window long."""
         logits_BTV, frames = self(wave_BS, samples)
@@ -123,6 +132,8 @@ class Recogniser(pl.LightningModule):
         return self.make_optimizer(self.parameters(), total_steps, int(self.trainer.num_training_batches))
 
     def _count_errors(self, batch: Batch) -> None:
+        if not batch.texts:  # no file of it could be read
+            return
         logits_BTV, frames = self(batch.wave_BS, batch.samples)
         if not batch.counts:
             return

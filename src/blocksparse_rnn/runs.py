@@ -32,7 +32,7 @@ NOT_IDENTITY = (
 )
 """Settings that change where or how a run is done, but not its result."""
 NOT_IDENTITY_WITHIN = {
-    "data": ("folder", "workers"),
+    "data": ("folder", "root", "download", "workers"),
     "trainer": ("devices", "accelerator", "strategy", "log_every", "max_skipped"),
 }
 
@@ -90,6 +90,9 @@ def run_name(settings: dict[str, Any]) -> str:
             choices += [] if target is None else [f"t{target:g}"]
         else:
             choices += [f"l{settings['sparsifier']['group_lasso']['lambda_g']:g}"]
+    if settings.get("weights"):
+        decoder = settings["decoder"]
+        choices += [f"a{decoder['alpha']:g}", f"w{decoder['beta']:g}"] if "alpha" in decoder else ["again"]
     return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
 
 
@@ -250,6 +253,12 @@ class RunFolder:
         """Name the utterances that were left out."""
         with durable_file(self.path / "rejects.jsonl", "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def add_reject(self, file: str, reason: str) -> None:
+        """Name an utterance that turned out to be unusable later."""
+        with open(self.path / "rejects.jsonl", "a", encoding="utf-8") as rejects:
+            rejects.write(json.dumps({"audio_filepath": file, "reason": reason}) + "\n")
+        print(f"data: {reason}; left out")
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         with durable_file(self.path / name, "w") as file:

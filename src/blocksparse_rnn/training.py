@@ -10,7 +10,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -26,14 +26,17 @@ from blocksparse_rnn import ranks
 from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights, resume_point, step_of
 from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
-from blocksparse_rnn.data.checks import split_usable
+from blocksparse_rnn.data.augment import Augmenter
+from blocksparse_rnn.data.checks import Reject, split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
+from blocksparse_rnn.data.inspection import LONGEST
 from blocksparse_rnn.data.manifest import Utterance, total_hours
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.finite import SkipNonFinite
 from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
+from blocksparse_rnn.retest import retest
 from blocksparse_rnn.runs import FollowedRun, RunFolder, identity
 from blocksparse_rnn.sparsifiers.base import Sparsifier
 from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
@@ -125,6 +128,8 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
     pl.seed_everything(settings["seed"], verbose=False)
     recogniser = build_recogniser(settings)
     data = load_data(settings, recogniser, run)
+    if settings.get("weights"):
+        return retest(settings, run, recogniser, data)
     metrics = MetricsCSV(run.metrics)
     loggers = [] if ranks.rank() else [metrics, *build(settings["logger"], run, settings)]
     sparsifiers = build_sparsifiers(settings)
@@ -279,23 +284,25 @@ def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) 
     """
     splits = build(settings["data"]).prepare()
     rate = recogniser.features.sample_rate
+    normalise = build(settings["text"]) if settings.get("text") else None
 
     def output_frames(seconds: float) -> int:
         return recogniser.output_frames(round(seconds * rate))
 
-    usable: dict[str, list[Utterance]] = {}
+    usable: dict[str, Sequence[Utterance]] = {}
     rejected: list[dict[str, Any]] = []
     for name, utterances in splits.items():
-        usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames)
+        usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames, normalise)
         rejected += [
             {"split": name, "audio_filepath": str(r.utterance.audio), "reason": r.reason} for r in rejects
         ]
-        share = len(rejects) / len(utterances) if utterances else 1.0
+        offered = len(usable[name]) + len(rejects)
+        share = len(rejects) / offered if offered else 1.0
         if not usable[name] or share > settings["max_rejects"]:
             example = f"; the first: {rejected[-len(rejects)]['reason']}" if rejects else ""
             raise UserError(
-                f"data: {len(rejects)} of the {len(utterances)} utterances of {name} can't be used, more "
-                f"than max_rejects={settings['max_rejects']} allows{example}"
+                f"data: {len(rejects)} of the {offered} utterances of {name} can't be used, more "
+                f"than max_rejects={settings['max_rejects']} allows{example}{_advice(rejects, normalise)}"
             )
     if rejected:
         run.write_rejects(rejected)
@@ -307,7 +314,27 @@ def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) 
         batch=settings["batch"],
         seed=settings["seed"],
         workers=settings["workers"],
+        augment=_make_augmenter(settings, recogniser),
+        report=run.add_reject,
     )
+
+
+def _make_augmenter(settings: dict[str, Any], recogniser: Recogniser) -> Augmenter | None:
+    nodes = [node for node in (settings.get("augment") or {}).values() if node]
+    if not nodes:
+        return None
+    return Augmenter(
+        [build(node) for node in nodes],
+        seed=settings["seed"],
+        fewest_samples=recogniser.fewest_samples(LONGEST),
+        alphabet=recogniser.alphabet,
+    )
+
+
+def _advice(rejects: list[Reject], normalise: Callable[[str], str] | None) -> str:
+    if normalise is None and any("which the alphabet lacks" in reject.reason for reject in rejects):
+        return "; text=english writes numbers out, makes letters small and drops punctuation"
+    return ""
 
 
 def _measure_features(recogniser: Recogniser, data: SpeechData) -> None:

@@ -51,10 +51,14 @@ def find_sources(paths: Iterable[Path]) -> list[Source]:
 
 
 def corpus_split(run_path: str | Path, split: str) -> list[Utterance]:
-    """Utterances of one split of the corpus that a run was trained on."""
+    """Utterances of one split of the corpus that a run was trained on; those that have a file of their own."""
     from blocksparse_rnn.config import build
 
-    return build(RunFolder.existing(run_path).settings()["data"]).prepare()[split]
+    utterances = build(RunFolder.existing(run_path).settings()["data"]).prepare()[split]
+    files = [u for u in utterances if u.problem is None and u.place is None and u.offset is None]
+    if not files:
+        raise UserError(f"{run_path}: {split} has no files of single utterances; name audio files instead")
+    return files
 
 
 class Transcriber:

@@ -1,9 +1,10 @@
 """Which utterances can be trained on. One that can't is named with its reason and left out."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
-from blocksparse_rnn.data.manifest import Utterance
+from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.text import Alphabet, ctc_frames_needed
 
 
@@ -15,28 +16,46 @@ class Reject:
     reason: str
 
 
+@runtime_checkable
+class Filtering(Protocol):
+    """A sequence of utterances too long for memory, which leaves out by itself what can't be used."""
+
+    def keep_usable(self, check: Callable[[Utterance], Utterance | Reject]) -> list[Reject]:
+        """Leave out what a check rejects, from now on; return the rejects."""
+
+
 def split_usable(
-    utterances: list[Utterance], alphabet: Alphabet, output_frames: Callable[[float], int]
-) -> tuple[list[Utterance], list[Reject]]:
+    utterances: Sequence[Utterance],
+    alphabet: Alphabet,
+    output_frames: Callable[[float], int],
+    normalise: Callable[[str], str] | None = None,
+) -> tuple[Sequence[Utterance], list[Reject]]:
     """Part what CTC can learn from what it can't.
 
     Args:
         utterances: what a corpus offers.
         alphabet: the letters that may be written.
         output_frames: frames of logits for a duration in seconds.
+        normalise: text -> text, before it is held against the alphabet; None leaves texts as they are.
     """
-    usable, rejects = [], []
-    for utterance in utterances:
+
+    def check(utterance: Utterance) -> Utterance | Reject:
+        if normalise is not None:
+            utterance = replace(utterance, text=normalise(utterance.text))
         reason = _problem(utterance, alphabet, output_frames)
-        if reason:
-            rejects.append(Reject(utterance, reason))
-        else:
-            usable.append(utterance)
-    return usable, rejects
+        return Reject(utterance, reason) if reason else utterance
+
+    if isinstance(utterances, Filtering):
+        return utterances, utterances.keep_usable(check)
+    judged = [check(utterance) for utterance in utterances]
+    usable = [verdict for verdict in judged if isinstance(verdict, Utterance)]
+    return usable, [verdict for verdict in judged if isinstance(verdict, Reject)]
 
 
 def _problem(utterance: Utterance, alphabet: Alphabet, output_frames: Callable[[float], int]) -> str | None:
-    if not utterance.text:
+    if utterance.problem:
+        return utterance.problem
+    if not utterance.text.strip():
         return "its text is empty"
     unknown = alphabet.unknown(utterance.text)
     if unknown:

@@ -5,18 +5,21 @@ Shapes: B batch, S samples.
 
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from blocksparse_rnn.data.audio import load_audio
-from blocksparse_rnn.data.manifest import Utterance
+from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.sampler import BucketBatchSampler
+from blocksparse_rnn.data.shards import ShardBatchSampler, ShardedUtterances, read_place
+from blocksparse_rnn.data.utterance import Utterance
+from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.text import Alphabet
 
 
@@ -33,46 +36,121 @@ class Batch:
     files: list[str]
     counts: bool = True
     """False for the stand-in of a rank that has no utterance of a small global batch."""
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    """Files that should have been in the batch, and why they aren't."""
 
 
-Item = tuple[Tensor, Utterance, bool]
-"""Waveform, utterance, and whether it counts."""
+@dataclass
+class Item:
+    """What the dataset has at an index: a waveform, unless its file couldn't be read."""
+
+    wave_S: Tensor | None
+    utterance: Utterance
+    unreadable: list[tuple[str, str]]
+    counts: bool = True
 
 
 class SpeechDataset(Dataset[Item]):
-    """Waveform and utterance by index; `~index` is the same as a stand-in (see the sampler)."""
+    """Waveform and utterance by index, or by index and epoch; with an epoch they are augmented.
 
-    def __init__(self, utterances: list[Utterance], sample_rate: int) -> None:
+    `~index` (below 0) is the same utterance as a stand-in that doesn't count (see the sampler).
+
+    A file may become unreadable after it was inspected: a disk goes away, somebody tidies up.
+
+    Args:
+        utterances: what the dataset holds.
+        sample_rate: of the waveforms.
+        replace: give the next readable utterance for one that can't be read, so that a batch of training
+            stays as large as it was; otherwise give none.
+        augment: what changes waveforms; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        sample_rate: int,
+        *,
+        replace: bool,
+        augment: Augmenter | None = None,
+    ) -> None:
         self.utterances = utterances
         self.sample_rate = sample_rate
+        self.tries = 10 if replace else 1
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> Item:
-        utterance = self.utterances[index if index >= 0 else ~index]
-        return load_audio(utterance.audio, self.sample_rate), utterance, index >= 0
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        index, epoch = (key, None) if isinstance(key, int) else key
+        counts = index >= 0
+        index = index if counts else ~index
+        unreadable: list[tuple[str, str]] = []
+        for attempt in range(self.tries):
+            utterance = self.utterances[(index + attempt) % len(self)]
+            try:
+                wave_S = self._load(utterance)
+                if self.augment is not None and epoch is not None:
+                    wave_S = self.augment(wave_S, self.sample_rate, epoch, index, utterance.text)
+                return Item(wave_S, utterance, unreadable, counts)
+            except UserError as error:
+                unreadable.append((str(utterance.audio), str(error)))
+        if self.tries == 1:
+            return Item(None, utterance, unreadable, counts)
+        raise UserError(f"{self.tries} audio files in a row can't be read, the last: {unreadable[-1][1]}")
+
+    def _load(self, utterance: Utterance) -> Tensor:
+        source = utterance.audio if utterance.place is None else read_place(utterance)
+        wave_S = load_audio(source, self.sample_rate, utterance.offset, utterance.duration)
+        # A text that doesn't fit its audio, or a sample that is no number, would make the loss infinite.
+        if len(wave_S) < round((utterance.duration - 0.001) * self.sample_rate):
+            raise UserError(f"{utterance.audio} has become shorter than its {utterance.duration:.2f} s")
+        if not torch.isfinite(wave_S).all():
+            raise UserError(f"{utterance.audio} has samples that are not finite numbers")
+        return wave_S
 
 
 class Collate:
-    """Pad some utterances into a batch."""
+    """Pad some utterances into a batch; it is empty where none of them could be read."""
 
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet
 
     def __call__(self, items: list[Item]) -> Batch:
-        waves = [wave for wave, *_ in items]
-        texts = [utterance.text for _, utterance, _ in items]
+        readable = [(item.wave_S, item.utterance) for item in items if item.wave_S is not None]
+        waves = [wave for wave, _ in readable]
+        texts = [utterance.text for _, utterance in readable]
         targets = [torch.tensor(self.alphabet.encode(text)) for text in texts]
         return Batch(
-            wave_BS=pad_sequence(waves, batch_first=True),
+            wave_BS=pad_sequence(waves, batch_first=True) if waves else torch.empty(0, 0),
             samples=[len(wave) for wave in waves],
-            targets=torch.cat(targets),
+            targets=torch.cat(targets) if targets else torch.empty(0, dtype=torch.long),
             target_lengths=[len(target) for target in targets],
             texts=texts,
-            files=[str(utterance.audio) for _, utterance, _ in items],
-            counts=all(counts for *_, counts in items),
+            files=[str(utterance.audio) for _, utterance in readable],
+            counts=all(item.counts for item in items),
+            unreadable=[failure for item in items for failure in item.unreadable],
         )
+
+
+class EpochKeys(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, epoch) out of batches of indices: worker processes live longer than an epoch.
+
+    Args:
+        batches: batches of indices.
+    """
+
+    def __init__(self, batches: BucketBatchSampler) -> None:
+        self.batches = batches
+        # Lightning tells the epoch to `batch_sampler.sampler`.
+        self.sampler = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.batches:
+            yield [(index, self.batches.epoch) for index in batch]
 
 
 class SpeechData(pl.LightningDataModule):
@@ -85,23 +163,32 @@ class SpeechData(pl.LightningDataModule):
         batch: utterances of a global batch.
         seed: seed of the order of batches.
         workers: processes that load a split's audio; 0 loads in the training process.
+        augment: what changes the waveforms of training; None leaves them as they are.
+        report: told the file and the reason when an inspected file turns out to be unreadable.
     """
 
     def __init__(
         self,
-        splits: dict[str, list[Utterance]],
+        splits: dict[str, Sequence[Utterance]],
         alphabet: Alphabet,
         *,
         sample_rate: int,
         batch: int,
         seed: int,
         workers: int,
+        augment: Augmenter | None = None,
+        report: Callable[[str, str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.datasets = {name: SpeechDataset(split, sample_rate) for name, split in splits.items()}
+        self.datasets = {
+            name: SpeechDataset(split, sample_rate, replace=name == "train", augment=augment)
+            for name, split in splits.items()
+        }
         self.collate = Collate(alphabet)
         self.batch, self.seed = batch, seed
         self.workers = min(workers, os.cpu_count() or 1)
+        self.report = report
+        self._reported: set[str] = set()
         self._sampler: BucketBatchSampler | None = None
         self._resume: tuple[int, int] | None = None
 
@@ -110,7 +197,7 @@ class SpeechData(pl.LightningDataModule):
         if self._resume is not None:
             self._sampler.resume(*self._resume)
             self._resume = None
-        return self._loader("train", self._sampler)
+        return self._loader("train", EpochKeys(self._sampler))
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("dev", self._batches("dev"))
@@ -125,6 +212,13 @@ class SpeechData(pl.LightningDataModule):
         sample = Subset(dataset, range(0, len(dataset), every))
         for batch in DataLoader(sample, self.batch, collate_fn=self.collate, num_workers=self.workers):
             yield batch.wave_BS, batch.samples
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        for file, reason in batch.unreadable:
+            if self.report is not None and file not in self._reported:
+                self._reported.add(file)
+                self.report(file, reason)
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands: the epoch to go on in, and the batches done in it."""
@@ -148,10 +242,19 @@ class SpeechData(pl.LightningDataModule):
         """The share of this rank: of dev and test too, so that no utterance is counted twice."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        durations = [utterance.duration for utterance in self.datasets[split].utterances]
-        return BucketBatchSampler(durations, batch=self.batch, seed=self.seed, rank=rank, world=world)
+        utterances = self.datasets[split].utterances
+        if isinstance(utterances, ShardedUtterances):
+            return ShardBatchSampler(utterances, batch=self.batch, seed=self.seed, rank=rank, world=world)
+        return BucketBatchSampler(
+            [utterance.duration for utterance in utterances],
+            batch=self.batch,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            weights=[utterance.weight for utterance in utterances],
+        )
 
-    def _loader(self, split: str, batches: BucketBatchSampler) -> DataLoader:
+    def _loader(self, split: str, batches: Sampler) -> DataLoader:
         return DataLoader(
             self.datasets[split],
             batch_sampler=batches,

@@ -1,54 +1,69 @@
 """A list of utterances on disk: JSON lines of `audio_filepath`, `duration`, `text` (NeMo's convention)."""
 
 import json
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from blocksparse_rnn.data.inspection import MEMORY, Inspector
+from blocksparse_rnn.data.utterance import Utterance as Utterance  # where most look for it
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import inside
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One recording: its audio file, its length in seconds and what is said in it."""
-
-    audio: Path
-    duration: float
-    text: str
-
-
-def read_manifest(path: Path) -> list[Utterance]:
+def read_manifest(path: Path, weight: float = 1.0, keep_bad_lines: bool = False) -> list[Utterance]:
     """Read a manifest; paths in it are relative to its folder.
 
+    Args:
+        path: the manifest.
+        weight: of its utterances.
+        keep_bad_lines: make a line that can't be understood an utterance with a problem.
+
     Raises:
-        UserError: the file is missing, or a line is not a JSON object with the three fields.
+        UserError: the file can't be read, or a line is not a JSON object with the three fields.
     """
     utterances = []
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
                 try:
-                    row = json.loads(line)
-                    audio = inside(path.parent, row["audio_filepath"])
-                    duration, text = float(row["duration"]), row["text"]
+                    utterances.append(_parse(line, path.parent, weight))
                 except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(
-                        f"{path}, line {number}: each line must be a JSON object with "
-                        f"audio_filepath, duration and text ({error})"
-                    ) from None
-                utterances.append(Utterance(audio, duration, text))
+                    problem = (
+                        f"each line must be a JSON object with audio_filepath, duration and text ({error})"
+                    )
+                    if not keep_bad_lines:
+                        raise UserError(f"{path}, line {number}: {problem}") from None
+                    utterances.append(Utterance(path, 0, "", problem=f"line {number}: {problem}"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the manifest {path}: {error}") from None
     return utterances
 
 
+def _parse(line: str, folder: Path, weight: float) -> Utterance:
+    row = json.loads(line)
+    audio, text, duration, offset = row["audio_filepath"], row["text"], row["duration"], row.get("offset")
+    if not isinstance(text, str):
+        raise TypeError("text must be a string")
+    for value in (duration, offset):
+        if value is not None and not (math.isfinite(float(value)) and float(value) >= 0):
+            raise ValueError(f"a time of {value} s")
+    return Utterance(
+        inside(folder, audio), float(duration), text, None if offset is None else float(offset), weight
+    )
+
+
 def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
     """One utterance as a line of a manifest that lies in `folder`."""
+    audio, folder = utterance.audio.absolute(), folder.absolute()
     row = {
-        "audio_filepath": str(utterance.audio.relative_to(folder)),
+        "audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio),
         "duration": utterance.duration,
         "text": utterance.text,
+        **({} if utterance.offset is None else {"offset": utterance.offset}),
         **extra,
     }
     return json.dumps(row) + "\n"
@@ -60,17 +75,55 @@ def total_hours(utterances: Iterable[Utterance]) -> float:
 
 
 class Manifests:
-    """A corpus of your own: one manifest per split.
+    """A corpus of your own: manifests for each split.
 
     Args:
-        train: manifest of the training split.
-        dev: manifest that chooses the best checkpoint.
-        test: manifest that gives the final error rate.
+        train: manifest of the training split, or several, each with a weight if you like: an utterance
+            of weight 2 comes twice an epoch, half of those of weight 0.5 come, other ones each time.
+        dev: manifests that choose the best checkpoint.
+        test: manifests that give the final error rate.
+        longest: most seconds of an utterance; None stands for a minute.
+        folder: what was found out about audio files is kept in here.
+        workers: threads that inspect audio files; None takes all cores.
+
+    Raises:
+        UserError: a weight isn't above 0, or `longest` isn't.
     """
 
-    def __init__(self, *, train: str, dev: str, test: str) -> None:
-        self.paths = {"train": train, "dev": dev, "test": test}
+    def __init__(
+        self,
+        *,
+        train: str | list[str | dict[str, Any]],
+        dev: str | list[str],
+        test: str | list[str],
+        longest: float | None,
+        folder: str,
+        workers: int | None,
+    ) -> None:
+        if longest is not None and longest <= 0:
+            raise UserError(f"data.longest={longest:g}: must be above 0 seconds, or null for a minute")
+        if workers is not None and workers < 1:
+            raise UserError(f"data.workers={workers}: must be at least 1, or null for all cores")
+        self.sources = {"train": _sources(train), "dev": _sources(dev), "test": _sources(test)}
+        self.inspector = Inspector(Path(folder) / MEMORY, workers, longest)
 
     def prepare(self) -> dict[str, list[Utterance]]:
-        """Read the three manifests; raises UserError where one can't be read."""
-        return {split: read_manifest(Path(path)) for split, path in self.paths.items()}
+        """Read the manifests and inspect every file; raises UserError where a manifest can't be read."""
+        splits = {
+            split: [u for path, weight in sources for u in read_manifest(path, weight, keep_bad_lines=True)]
+            for split, sources in self.sources.items()
+        }
+        return {split: self.inspector(utterances) for split, utterances in splits.items()}
+
+
+def _sources(given: str | list[str] | list[str | dict[str, Any]]) -> list[tuple[Path, float]]:
+    sources: list[tuple[Path, float]] = []
+    for source in [given] if isinstance(given, str) else given:
+        entry = {"path": source, "weight": 1.0} if isinstance(source, str) else source
+        path, weight = entry.get("path"), entry.get("weight")
+        if len(entry) != 2 or not isinstance(path, str) or not isinstance(weight, int | float) or weight <= 0:
+            raise UserError(
+                f"data.train: {entry} is no manifest with a weight above 0; write {{path: a.jsonl, weight: 2}}"
+            )
+        sources.append((Path(path), float(weight)))
+    return sources

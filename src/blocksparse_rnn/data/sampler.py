@@ -1,9 +1,39 @@
 """Batches of utterances of similar length, in an order that any process can compute again."""
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
+
+
+class WeightedDraws:
+    """Which utterances come in an epoch: as many each time, so that epochs have equal numbers of steps.
+
+    Args:
+        weights: of each utterance: 2 comes twice, of those with 0.5 half come, other ones each epoch.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.groups: dict[float, list[int]] = {}
+        for index, weight in enumerate(weights):
+            self.groups.setdefault(weight, []).append(index)
+
+    def __len__(self) -> int:
+        return sum(whole * len(group) + part for group, whole, part in self._shares())
+
+    def __call__(self, seed: str) -> list[int]:
+        """Indices, in ascending order, that a seed draws."""
+        random_state = random.Random(f"{seed}-weights")
+        drawn: list[int] = []
+        for group, whole, part in self._shares():
+            drawn += group * whole + random_state.sample(group, part)
+        return sorted(drawn)
+
+    def _shares(self) -> Iterator[tuple[list[int], int, int]]:
+        """Members of each weight, how often all of them come, and how many of them come once more."""
+        for weight, group in self.groups.items():
+            yield group, int(weight), round(weight % 1 * len(group))
 
 
 class BucketBatchSampler(Sampler[list[int]]):
@@ -23,18 +53,27 @@ class BucketBatchSampler(Sampler[list[int]]):
         seed: seed of the order.
         rank: this process's number among `world`.
         world: processes that share a batch.
+        weights: how often each utterance comes in an epoch, on average; None stands for once each.
     """
 
     JITTER = 0.1
     """Relative noise on durations, so that the members of a batch change from epoch to epoch."""
 
     def __init__(
-        self, durations: Sequence[float], *, batch: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        durations: Sequence[float],
+        *,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.durations = durations
         self.batch = batch
         self.seed = seed
         self.rank, self.world = rank, world
+        self.draws = WeightedDraws(weights) if weights and set(weights) != {1.0} else None
         self.epoch = 0
         self._resume: tuple[int, int] | None = None
         # Lightning tells the epoch to `batch_sampler.sampler`.
@@ -49,14 +88,16 @@ class BucketBatchSampler(Sampler[list[int]]):
         self._resume = (epoch, batches)
 
     def __len__(self) -> int:
-        return -(-len(self.durations) // self.batch)
+        count = len(self.draws) if self.draws else len(self.durations)
+        return -(-count // self.batch)
 
     def global_batches(self, epoch: int) -> list[list[int]]:
         """All batches of an epoch, before ranks share them out."""
         noise = random.Random(f"{self.seed}-{epoch}")
         jitter = self.JITTER if epoch else 0.0
         keys = [d * (1 + jitter * noise.random()) for d in self.durations]
-        order = sorted(range(len(keys)), key=keys.__getitem__)
+        drawn = self.draws(f"{self.seed}-{epoch}") if self.draws else range(len(keys))
+        order = sorted(drawn, key=keys.__getitem__)
         batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
         if epoch:
             noise.shuffle(batches)
@@ -68,5 +109,5 @@ class BucketBatchSampler(Sampler[list[int]]):
         if self._resume is not None:
             self.epoch, skip = self._resume
             self._resume = None
-        for batch in self.global_batches(self.epoch)[skip:]:
+        for batch in itertools.islice(self.global_batches(self.epoch), skip, None):
             yield batch[self.rank :: self.world] or [~batch[0]]

@@ -8,18 +8,15 @@ complete, and checked on every later start.
 import contextlib
 import dataclasses
 import difflib
-import fcntl
 import json
 import math
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -38,7 +35,7 @@ from blocksparse_rnn.data.speaker import (
 )
 from blocksparse_rnn.data.speaker_workers import SpeakerWorkers, in_order
 from blocksparse_rnn.errors import UserError, cannot_write
-from blocksparse_rnn.files import durable_file, flush_folder
+from blocksparse_rnn.files import cores, durable_file, flush_folder, only_one
 
 SPLITS = ("train", "dev", "test")
 
@@ -98,7 +95,7 @@ class SynthSpeech:
             problems.append(f"data.workers={workers}: must be at least 1, or null for all cores")
         if problems:
             raise UserError("; ".join(problems))
-        self.workers = workers or _cores()
+        self.workers = workers or cores()
         self.folder = Path(folder) / self.recipe.name
 
     def prepare(self) -> dict[str, list[Utterance]]:
@@ -246,24 +243,8 @@ def _range_problems(name: str, values: tuple[float, ...], lowest: int, highest: 
         yield f"{shown}: the first must not exceed the second"
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a corpus; the system drops it when the process ends, however it ends."""
-    path = folder.with_name(f".{folder.name}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file: IO[Any] = open(path, "a")  # noqa: SIM115
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process is building {folder}; waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        yield
+def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return only_one(folder.with_name(f".{folder.name}.lock"), f"building {folder}")
 
 
 def _check(folder: Path) -> None:
@@ -303,10 +284,3 @@ def _file_problem(expected: tuple[Path, int, int]) -> str | None:
 
 def _unusable(path: Path, problem: str, folder: Path) -> UserError:
     return UserError(f"{path} {problem}; delete {folder} to have the corpus rebuilt")
-
-
-def _cores() -> int:
-    """Cores that we may use, which is fewer than the machine has in many a batch job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,0 +1,149 @@
+"""Does data starve training? Frames that loading gives, beside those that a training step takes.
+
+Frames are of 10 ms. Loading is measured with 0, 1 and 2 worker processes, with and without augmentation, from
+files and from shards; a step's need is measured for recognisers of the mini scale on this CPU and reckoned
+for those of the paper's scale on one GPU: operations of a step over what such a GPU does in a second.
+
+python benchmarks/input_speed.py [--hours 0.25] [--json results.json]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import build, build_shapes, resolve
+from blocksparse_rnn.counts import count_parameters
+from blocksparse_rnn.data.augment import Augmenter
+from blocksparse_rnn.data.checks import split_usable
+from blocksparse_rnn.data.datamodule import SpeechData
+from blocksparse_rnn.data.shards import Shards, write_shards
+from blocksparse_rnn.text import Alphabet
+from blocksparse_rnn.training import build_recogniser, cpu_name
+
+HOP = 0.01  # seconds
+GPU_FLOPS = 989e12  # dense bf16 of an H100 SXM, as its data sheet says
+GPU_SHARE = 0.4  # of that, which a recurrent network can hardly exceed: the more, the hungrier
+MINI = [("rnn", 176), ("rnn", 640), ("gru", 640)]
+PAPER = [("gru", 2560), ("rnn", 1760)]
+
+
+def loading(data: SpeechData) -> float:
+    """Frames a second of an epoch's loading; worker processes are there already."""
+    loader = data.train_dataloader()
+    next(iter(loader))
+    frames, started = 0.0, time.perf_counter()
+    for batch in loader:
+        frames += sum(batch.samples) / data.datasets["train"].sample_rate / HOP
+    return frames / (time.perf_counter() - started)
+
+
+def need_here(settings: dict, data: SpeechData, steps: int = 6) -> float:
+    """Frames a second that training takes on this CPU: forward, backward and update."""
+    recogniser = build_recogniser(settings)
+    optimizer = torch.optim.AdamW(recogniser.parameters(), lr=1e-4)
+    batches = [batch for batch, _ in zip(data.train_dataloader(), range(steps + 1), strict=False)]
+    frames, started = 0.0, 0.0
+    for number, batch in enumerate(batches):
+        if number == 1:  # the first one warms up
+            started = time.perf_counter()
+        logits_BTV, lengths = recogniser(batch.wave_BS, batch.samples)
+        recogniser.ctc_loss(logits_BTV, lengths, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        frames += sum(batch.samples) / recogniser.features.sample_rate / HOP if number else 0
+    return frames / (time.perf_counter() - started)
+
+
+def need_on_gpu(settings: dict) -> dict:
+    """Frames a second that a GPU can take: a step has 6 operations a weight and frame of the matrices."""
+    model, features = build_shapes(settings), build(settings["features"])
+    stride = features.frames(160_000) / model.frames(features.frames(160_000))
+    weights = count_parameters(model, settings["prunable"]).prunable
+    # Convolutions only add operations; leaving them out makes the need larger than it is.
+    flops = 6 * weights / stride
+    return {
+        "weights": weights,
+        "time_stride": round(stride, 2),
+        "flops_per_frame": flops,
+        "frames_per_second": GPU_FLOPS * GPU_SHARE / flops,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hours", type=float, default=0.25, help="of synthetic speech")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    common = ["scale=mini", f"data.hours={arguments.hours}"]
+    settings = resolve(compose_settings([*common, "augment=standard"]))
+    utterances = build(settings["data"]).prepare()
+    alphabet, rate = Alphabet(settings["alphabet"]), settings["features"]["sample_rate"]
+    recogniser = build_recogniser(settings)
+    augment = Augmenter(
+        [build(node) for node in settings["augment"].values()],
+        seed=0,
+        fewest_samples=recogniser.fewest_samples(60),
+        alphabet=alphabet,
+    )
+
+    def data(splits: dict, workers: int, augmenter: Augmenter | None = None) -> SpeechData:
+        return SpeechData(
+            splits, alphabet, sample_rate=rate, batch=32, seed=0, workers=workers, augment=augmenter
+        )
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for split, members in utterances.items():
+            write_shards(members, Path(folder), split, 5)
+        places = {split: f"{folder}/{split}-*.tar" for split in utterances}
+        shards = Shards(**places, window=None, longest=None, folder=folder, workers=None).prepare()
+        for split in shards.values():
+            split_usable(split, alphabet, lambda seconds: recogniser.output_frames(round(seconds * rate)))
+        for source, splits in (("files", utterances), ("shards", shards)):
+            for workers in (0, 1, 2):
+                for augmenter in (None, augment):
+                    speed = loading(data(splits, workers, augmenter))
+                    rows.append(
+                        {
+                            "loading": source,
+                            "workers": workers,
+                            "augment": augmenter is not None,
+                            "frames_per_second": speed,
+                        }
+                    )
+                    extra = "augmented" if augmenter else ""
+                    print(f"loading {source:6} {workers} workers {extra:9} {speed:12,.0f} frames/s")
+    for model, width in MINI:
+        mini = resolve(compose_settings([*common, f"model={model}", f"width={width}"]))
+        speed = need_here(mini, data(utterances, 0))
+        rows.append({"training": f"{model} {width}", "frames_per_second": speed})
+        print(f"training {model} {width} on one thread here takes {speed:12,.0f} frames/s")
+    for model, width in PAPER:
+        need = need_on_gpu(resolve(compose_settings([f"model={model}", f"width={width}"])))
+        rows.append({"training": f"{model} {width} on a GPU, reckoned", **need})
+        print(
+            f"training {model} {width} on one GPU takes at most {need['frames_per_second']:12,.0f} frames/s"
+        )
+    if arguments.json:
+        about = {
+            "machine": cpu_name(),
+            "threads": 1,
+            "seed": 0,
+            "hours": arguments.hours,
+            "gpu_flops": GPU_FLOPS,
+            "gpu_share": GPU_SHARE,
+            "rows": rows,
+        }
+        arguments.json.write_text(json.dumps(about, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

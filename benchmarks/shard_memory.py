@@ -1,0 +1,100 @@
+"""How much memory an epoch over shards takes as the hours grow 1, 4 and 16 times, beside a manifest.
+
+Each size has a process of its own, which goes through training's loader and then tells the most memory it
+had. The corpus is synthetic speech; larger ones hold it several times over, as utterances of their own.
+
+python benchmarks/shard_memory.py [--hours 0.25] [--json results.json]
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import build, resolve
+from blocksparse_rnn.data.checks import split_usable
+from blocksparse_rnn.data.datamodule import SpeechData
+from blocksparse_rnn.data.manifest import Manifests, Utterance, manifest_line, total_hours
+from blocksparse_rnn.data.shards import Shards, write_shards
+from blocksparse_rnn.text import Alphabet
+from blocksparse_rnn.training import cpu_name
+
+TIMES = (1, 4, 16)
+WINDOW = 4
+
+
+def epoch(kind: str, folder: Path) -> None:
+    """One epoch through the loader, then the peak of this process in MB."""
+    torch.set_num_threads(1)
+    names = ("train", "dev", "test")
+    common = {"longest": None, "folder": str(folder), "workers": 1}
+    if kind == "shards":
+        corpus = Shards(**dict.fromkeys(names, f"{folder}/train-*.tar"), window=WINDOW, **common)
+    else:
+        corpus = Manifests(**dict.fromkeys(names, f"{folder}/train.jsonl"), **common)
+    alphabet = Alphabet("abcdefghijklmnopqrstuvwxyz '")
+    utterances = corpus.prepare()["train"]
+    utterances, _ = split_usable(utterances, alphabet, lambda seconds: int(seconds * 25))
+    data = SpeechData(
+        dict.fromkeys(names, utterances), alphabet, sample_rate=16000, batch=8, seed=0, workers=0
+    )
+    loader = data.train_dataloader()
+    loader.batch_sampler.sampler.set_epoch(1)  # type: ignore[union-attr]
+    count = sum(len(batch.texts) for batch in loader)
+    print(
+        json.dumps(
+            {"utterances": count, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        )
+    )
+
+
+def grow(utterances: list[Utterance], times: int, folder: Path) -> None:
+    """A corpus of several times the utterances, in shards that hold as many each, and in a manifest."""
+    many = [replace(u) for _ in range(times) for u in utterances]
+    write_shards(many, folder, "train", 3)
+    (folder / "train.jsonl").write_text("".join(manifest_line(u, folder) for u in many))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hours", type=float, default=0.25, help="of the smallest corpus")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--epoch", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.epoch:
+        epoch(arguments.epoch[0], Path(arguments.epoch[1]))
+        return
+    settings = resolve(compose_settings(["scale=mini", f"data.hours={arguments.hours}"]))
+    utterances = build(settings["data"]).prepare()["train"]
+    rows = []
+    for times in TIMES:
+        with tempfile.TemporaryDirectory() as folder:
+            grow(utterances, times, Path(folder))
+            shards = len(list(Path(folder).glob("*.tar")))
+            for kind in ("shards", "manifest"):
+                command = [sys.executable, __file__, "--epoch", kind, folder]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                about = json.loads(done.stdout.splitlines()[-1])
+                hours = times * total_hours(utterances)
+                rows.append(
+                    {"kind": kind, "times": times, "hours": round(hours, 3), "shards": shards, **about}
+                )
+                print(
+                    f"{kind:9} {times:3}x {hours:7.2f} h {about['utterances']:6} utterances {about['peak_mb']:8.1f} MB"
+                )
+    if arguments.json:
+        about = {"machine": cpu_name(), "seed": 0, "window": WINDOW, "rows": rows}
+        arguments.json.write_text(json.dumps(about, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

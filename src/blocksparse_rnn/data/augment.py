@@ -1,0 +1,219 @@
+"""Augmentation of training speech: another speed, a room, noise, another loudness.
+
+What an utterance becomes is a function of (seed, epoch, utterance) alone, so that any number of worker
+processes makes the same, and a run that was stopped goes on with what it would have heard.
+
+Shapes: S samples.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torchaudio.functional as audio
+from torch import Tensor
+
+from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, load_audio
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.text import Alphabet, ctc_frames_needed
+
+_TRIES = 5  # files of noise or rooms that may be unreadable in a row before speech is left as it is
+
+
+class Transform(Protocol):
+    """One way to change a waveform."""
+
+    def __call__(self, wave_S: Tensor, sample_rate: int, rng: np.random.Generator, fewest: int) -> Tensor:
+        """The changed waveform, with at least `fewest` samples."""
+
+
+class Speed:
+    """Plays speech slower or faster, pitch included (Ko et al., "Audio augmentation", 2015).
+
+    Args:
+        factors: one of them is drawn; 1.1 is faster by a tenth. Texts that would no longer fit their
+            audio under CTC keep their speed.
+
+    Raises:
+        UserError: a factor is out of range.
+    """
+
+    def __init__(self, *, factors: list[float]) -> None:
+        if not factors or not all(0.5 <= factor <= 2 for factor in factors):
+            raise UserError(f"augment.speed.factors={factors}: give factors from 0.5 to 2")
+        self.factors = factors
+
+    def __call__(self, wave_S: Tensor, sample_rate: int, rng: np.random.Generator, fewest: int) -> Tensor:
+        factor = self.factors[rng.integers(len(self.factors))]
+        if factor == 1 or len(wave_S) / factor < fewest + 1:
+            return wave_S
+        # In whole percents: the ratio of two rates that share few factors takes a filter for each sample.
+        return audio.resample(wave_S, round(100 * factor), 100)
+
+
+class Gain:
+    """Makes speech louder or softer.
+
+    Args:
+        db: lowest and highest gain.
+    """
+
+    def __init__(self, *, db: list[float]) -> None:
+        self.db = _range("augment.gain.db", db, -60, 60)
+
+    def __call__(self, wave_S: Tensor, sample_rate: int, rng: np.random.Generator, fewest: int) -> Tensor:
+        return wave_S * float(10 ** (rng.uniform(*self.db) / 20))
+
+
+class Noise:
+    """Adds noise.
+
+    Args:
+        probability: share of utterances that get some.
+        snr_db: lowest and highest ratio of speech to noise.
+        folder: of recordings of noise, at any depth; None makes noise, from white to brown.
+
+    Raises:
+        UserError: a value is out of range, or the folder has no audio.
+    """
+
+    def __init__(self, *, probability: float, snr_db: list[float], folder: str | None) -> None:
+        self.probability = _probability("augment.noise.probability", probability)
+        self.snr_db = _range("augment.noise.snr_db", snr_db, -20, 100)
+        self.files = None if folder is None else _files("augment.noise.folder", folder)
+
+    def __call__(self, wave_S: Tensor, sample_rate: int, rng: np.random.Generator, fewest: int) -> Tensor:
+        if rng.random() >= self.probability:
+            return wave_S
+        snr_db = rng.uniform(*self.snr_db)
+        noise_S = self._noise(len(wave_S), sample_rate, rng)
+        if noise_S is None or not noise_S.any() or not wave_S.any():
+            return wave_S
+        return audio.add_noise(wave_S, noise_S, torch.tensor(snr_db, dtype=wave_S.dtype))
+
+    def _noise(self, samples: int, sample_rate: int, rng: np.random.Generator) -> Tensor | None:
+        if self.files is None:
+            return _coloured_noise(samples, rng.uniform(0, 2), rng)
+        noise_S = _read_any(self.files, sample_rate, rng)
+        if noise_S is None:
+            return None
+        start = int(rng.integers(len(noise_S)))
+        return noise_S.repeat(2 + samples // len(noise_S))[start : start + samples]
+
+
+def _coloured_noise(samples: int, slope: float, rng: np.random.Generator) -> Tensor:
+    """Noise whose power falls with frequency to the power of `slope`: 0 is white, 1 pink, 2 brown."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** (slope / 2)
+    return torch.from_numpy(np.fft.irfft(spectrum, samples).astype(np.float32))
+
+
+class Reverberation:
+    """Puts speech into a room by convolution with its impulse response.
+
+    Args:
+        probability: share of utterances in a room.
+        seconds: shortest and longest time in which the echo of a made room falls by 60 dB.
+        folder: of impulse responses, at any depth; None makes rooms.
+
+    Raises:
+        UserError: a value is out of range, or the folder has no audio.
+    """
+
+    def __init__(self, *, probability: float, seconds: list[float], folder: str | None) -> None:
+        self.probability = _probability("augment.reverberation.probability", probability)
+        self.seconds = _range("augment.reverberation.seconds", seconds, 0.01, 10)
+        self.files = None if folder is None else _files("augment.reverberation.folder", folder)
+
+    def __call__(self, wave_S: Tensor, sample_rate: int, rng: np.random.Generator, fewest: int) -> Tensor:
+        if rng.random() >= self.probability:
+            return wave_S
+        room_S = self._room(sample_rate, rng)
+        if room_S is None or not room_S.any():
+            return wave_S
+        # What arrives directly is the loudest; with it at the start, texts stay in step with audio.
+        room_S = room_S[int(room_S.abs().argmax()) :]
+        echo_S = audio.fftconvolve(wave_S, room_S)[: len(wave_S)]
+        return echo_S * (wave_S.norm() / echo_S.norm().clamp_min(1e-9))
+
+    def _room(self, sample_rate: int, rng: np.random.Generator) -> Tensor | None:
+        if self.files is not None:
+            return _read_any(self.files, sample_rate, rng)
+        seconds = rng.uniform(*self.seconds)
+        t = np.arange(round(seconds * sample_rate)) / sample_rate
+        tail = rng.standard_normal(len(t)) * 10 ** (-3 * t / seconds)
+        energy = rng.uniform(0.1, 1)  # of the echo, beside that of what arrives directly
+        tail *= np.sqrt(energy / np.square(tail).sum())
+        tail[0] = 1
+        return torch.from_numpy(tail.astype(np.float32))
+
+
+class Augmenter:
+    """Applies transforms, one after the other, with random numbers of each utterance's own.
+
+    Args:
+        transforms: in the order in which they are applied.
+        seed: of the random numbers.
+        fewest_samples: samples that a recogniser needs for 0, 1, 2, ... frames of output.
+        alphabet: letters of the texts.
+    """
+
+    def __init__(
+        self, transforms: Sequence[Transform], *, seed: int, fewest_samples: Sequence[int], alphabet: Alphabet
+    ) -> None:
+        self.transforms = transforms
+        self.seed = seed
+        self.fewest_samples = fewest_samples
+        self.alphabet = alphabet
+
+    def __call__(self, wave_S: Tensor, sample_rate: int, epoch: int, index: int, text: str) -> Tensor:
+        """What an utterance becomes in an epoch.
+
+        Args:
+            wave_S: the utterance.
+            sample_rate: of the waveform.
+            epoch: of training.
+            index: of the utterance in its split.
+            text: what is said in it.
+        """
+        frames = ctc_frames_needed(self.alphabet.encode(text))
+        rng = np.random.default_rng([self.seed, epoch, index])
+        fewest = self.fewest_samples[frames] if frames < len(self.fewest_samples) else len(wave_S)
+        for transform in self.transforms:
+            wave_S = transform(wave_S, sample_rate, rng, fewest)
+        return wave_S
+
+
+def _range(name: str, values: list[float], lowest: float, highest: float) -> tuple[float, float]:
+    if len(values) != 2 or not lowest <= values[0] <= values[1] <= highest:
+        raise UserError(
+            f"{name}={values}: must be the lowest and the highest, from {lowest:g} to {highest:g}"
+        )
+    return values[0], values[1]
+
+
+def _probability(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}={value:g}: must be from 0 to 1")
+    return value
+
+
+def _files(name: str, folder: str) -> list[Path]:
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not files:
+        raise UserError(f"{name}={folder}: no audio in it ({', '.join(AUDIO_SUFFIXES)}); null makes its own")
+    return files
+
+
+def _read_any(files: list[Path], sample_rate: int, rng: np.random.Generator) -> Tensor | None:
+    """One of the files; None where several in a row can't be read."""
+    for _ in range(_TRIES):
+        try:
+            wave_S = load_audio(files[rng.integers(len(files))], sample_rate)
+        except UserError:
+            continue
+        if len(wave_S) and torch.isfinite(wave_S).all():
+            return wave_S
+    return None

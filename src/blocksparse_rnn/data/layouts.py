@@ -1,0 +1,180 @@
+"""How people keep recordings and their texts: folders and tables, read into utterances of unknown length.
+
+txt          any folders of audio files, each beside a text file of the same name
+librispeech  chapters with a `*.trans.txt` of lines "ID TEXT" beside ID.flac
+commonvoice  a .tsv with the columns `path` and `sentence` beside a folder `clips`
+ljspeech     metadata.csv of lines "ID|text|text written out", audio in `wavs`
+csv          a table with a heading: a column of files and a column of texts, perhaps offset and duration
+jsonl        a manifest, to check and clean it
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from blocksparse_rnn.data.audio import AUDIO_SUFFIXES
+from blocksparse_rnn.data.manifest import read_manifest
+from blocksparse_rnn.data.utterance import Utterance
+from blocksparse_rnn.errors import UserError
+
+_AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file", "filename", "file_name", "wav")
+_TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
+_OFFSET_COLUMNS = ("offset", "start")
+
+
+def read_layout(source: Path, layout: str = "auto") -> list[Utterance]:
+    """Recordings and texts found in a folder or table; what doesn't pair up has a problem.
+
+    Args:
+        source: a folder, or a file that lists recordings.
+        layout: a name among `LAYOUTS`, or `auto` to find out.
+
+    Raises:
+        UserError: nothing there, no known layout, or a table that can't be read.
+    """
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    try:
+        utterances = LAYOUTS[_recognise(source) if layout == "auto" else layout](source)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {source}: {error}") from None
+    if not utterances:
+        raise UserError(f"{source}: no recordings in it; {_EXPECTED}")
+    return utterances
+
+
+def _recognise(source: Path) -> str:
+    if source.is_file():
+        if source.name == "metadata.csv" and "|" in _first_line(source):
+            return "ljspeech"
+        by_suffix = {".csv": "csv", ".tsv": "commonvoice", ".jsonl": "jsonl"}
+        if source.suffix in by_suffix:
+            return by_suffix[source.suffix]
+        raise UserError(f"{source}: not a folder, .csv, .tsv or .jsonl; {_EXPECTED}")
+    if (source / "metadata.csv").is_file() and (source / "wavs").is_dir():
+        return "ljspeech"
+    if (source / "clips").is_dir() and any(source.glob("*.tsv")):
+        return "commonvoice"
+    if next(source.rglob("*.trans.txt"), None) is not None:
+        return "librispeech"
+    return "txt"
+
+
+def _first_line(path: Path) -> str:
+    with open(path, encoding="utf-8-sig") as file:
+        return file.readline()
+
+
+def _txt(source: Path) -> list[Utterance]:
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    audio = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    utterances = [_beside(path, texts.pop(path.with_suffix(""), None)) for path in audio]
+    if utterances:
+        suffixes = ", ".join(AUDIO_SUFFIXES)
+        lonely = f"there is no audio of that name beside it ({suffixes})"
+        utterances += [Utterance(path, 0, "", problem=lonely) for path in texts.values()]
+    return utterances
+
+
+def _beside(audio: Path, text: Path | None) -> Utterance:
+    if text is None:
+        return Utterance(audio, 0, "", problem=f"there is no {audio.with_suffix('.txt').name} beside it")
+    try:
+        return Utterance(audio, 0, " ".join(text.read_text(encoding="utf-8-sig").split()))
+    except UnicodeDecodeError:
+        return Utterance(audio, 0, "", problem=f"{text.name} is not written in UTF-8")
+    except OSError as error:
+        return Utterance(audio, 0, "", problem=f"{text.name} can't be read: {error.strerror}")
+
+
+def _librispeech(source: Path) -> list[Utterance]:
+    return [u for chapter in sorted(source.rglob("*.trans.txt")) for u in read_chapter(chapter)]
+
+
+def read_chapter(transcripts: Path) -> Iterator[Utterance]:
+    """Utterances of one chapter in LibriSpeech's layout."""
+    for line in transcripts.read_text(encoding="utf-8-sig").splitlines():
+        name, _, text = line.strip().partition(" ")
+        if name:
+            yield Utterance(transcripts.parent / f"{name}.flac", 0, text.strip())
+
+
+def _ljspeech(source: Path) -> list[Utterance]:
+    table = source / "metadata.csv" if source.is_dir() else source
+    utterances = []
+    for line in table.read_text(encoding="utf-8-sig").splitlines():
+        name, *texts = line.split("|")
+        if texts:
+            utterances.append(Utterance(table.parent / "wavs" / f"{name}.wav", 0, texts[-1].strip()))
+    return utterances
+
+
+def _commonvoice(source: Path) -> list[Utterance]:
+    if source.is_dir():
+        tables = sorted(table.name for table in source.glob("*.tsv"))
+        if "validated.tsv" not in tables:
+            raise UserError(f"{source}: name one of its tables: {', '.join(tables)}")
+        source = source / "validated.tsv"
+    return _table(
+        source, source.parent / "clips", csv.reader(_lines(source), "excel-tab", quoting=csv.QUOTE_NONE)
+    )
+
+
+def _csv(source: Path) -> list[Utterance]:
+    heading = _first_line(source)
+    delimiter = max(",;\t|", key=heading.count)
+    return _table(source, source.parent, csv.reader(_lines(source), delimiter=delimiter))
+
+
+def _lines(source: Path) -> Iterator[str]:
+    with open(source, encoding="utf-8-sig", newline="") as file:
+        yield from file
+
+
+def _table(source: Path, folder: Path, rows: Iterator[list[str]]) -> list[Utterance]:
+    """Utterances of a table's rows; paths in it are relative to `folder`."""
+    heading = [name.strip().lower() for name in next(rows, [])]
+    audio, text = _column(heading, _AUDIO_COLUMNS), _column(heading, _TEXT_COLUMNS)
+    if audio is None or text is None:
+        raise UserError(
+            f"{source}: its heading is {heading}; it needs a column of files ({', '.join(_AUDIO_COLUMNS)}) "
+            f"and one of texts ({', '.join(_TEXT_COLUMNS)})"
+        )
+    offset, duration = _column(heading, _OFFSET_COLUMNS), _column(heading, ("duration",))
+    utterances = []
+    for number, row in enumerate(rows, 2):
+        if not any(row):
+            continue
+        try:
+            start = _seconds(row, offset)
+            utterances.append(Utterance(folder / row[audio], _seconds(row, duration) or 0, row[text], start))
+        except (IndexError, ValueError) as error:
+            utterances.append(Utterance(source, 0, "", problem=f"line {number} is not a row of it: {error}"))
+    return utterances
+
+
+def _column(heading: list[str], names: Iterable[str]) -> int | None:
+    return next((heading.index(name) for name in names if name in heading), None)
+
+
+def _seconds(row: list[str], column: int | None) -> float | None:
+    return None if column is None or not row[column].strip() else float(row[column])
+
+
+def _jsonl(source: Path) -> list[Utterance]:
+    return read_manifest(source, keep_bad_lines=True)
+
+
+LAYOUTS: dict[str, Callable[[Path], list[Utterance]]] = {
+    "txt": _txt,
+    "librispeech": _librispeech,
+    "commonvoice": _commonvoice,
+    "ljspeech": _ljspeech,
+    "csv": _csv,
+    "jsonl": _jsonl,
+}
+_EXPECTED = (
+    "give a folder of audio files with a .txt of the same name beside each, of LibriSpeech, Common Voice or "
+    "LJSpeech, or a .csv with a heading such as: file,text"
+)

@@ -1,0 +1,132 @@
+"""`data=librispeech`: read speech with torchaudio's download and layout, or a tree that is already on disk."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+from urllib.error import URLError
+
+from torchaudio.datasets import LIBRISPEECH
+
+from blocksparse_rnn.data.inspection import MEMORY, Inspector
+from blocksparse_rnn.data.layouts import read_chapter
+from blocksparse_rnn.data.utterance import Utterance
+from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.files import only_one
+
+Subset = Literal[
+    "train-clean-100",
+    "train-clean-360",
+    "train-other-500",
+    "dev-clean",
+    "dev-other",
+    "test-clean",
+    "test-other",
+]
+PUBLISHED = {
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+}
+"""Utterances of each subset, as published."""
+
+
+class LibriSpeech:
+    """LibriSpeech (Panayotov et al., 2015).
+
+    Args:
+        root: the folder that has `LibriSpeech`, or is it.
+        train: subsets to train on; all three are the 960 hours of most papers.
+        dev: subsets that choose the best checkpoint.
+        test: subsets that give the final error rate; papers give test-clean and test-other apart.
+        download: fetch the subsets that aren't there.
+        longest: most seconds of an utterance; None stands for a minute.
+        folder: what was found out about audio files is kept in here.
+        workers: threads that inspect audio files; None takes all cores.
+
+    Raises:
+        UserError: a subset is in two splits.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        train: list[Subset],
+        dev: list[Subset],
+        test: list[Subset],
+        download: bool,
+        longest: float | None,
+        folder: str,
+        workers: int | None,
+    ) -> None:
+        self.splits = {"train": train, "dev": dev, "test": test}
+        chosen = [subset for subsets in self.splits.values() for subset in subsets]
+        for subset in chosen:
+            if chosen.count(subset) > 1:
+                raise UserError(f"data: {subset} is chosen twice; a subset belongs to one split")
+        self.root = Path(root)
+        self.download = download
+        self.inspector = Inspector(Path(folder) / MEMORY, workers, longest)
+
+    def prepare(self) -> dict[str, list[Utterance]]:
+        """Find, or fetch, every subset and inspect its files.
+
+        Raises:
+            UserError: a subset isn't there, or can't be fetched.
+        """
+        return {
+            split: self.inspector([u for subset in subsets for u in self._read(subset)])
+            for split, subsets in self.splits.items()
+        }
+
+    def _read(self, subset: Subset) -> Iterable[Utterance]:
+        folder = self._find(subset)
+        utterances = [u for chapter in sorted(folder.glob("*/*/*.trans.txt")) for u in read_chapter(chapter)]
+        if len(utterances) < PUBLISHED[subset]:
+            print(f"data: {folder} has {len(utterances)} of the published {PUBLISHED[subset]} utterances")
+        known = {u.audio for u in utterances}
+        utterances += [
+            Utterance(audio, 0, "", problem="there is no line for it in a .trans.txt beside it")
+            for audio in sorted(folder.glob("*/*/*.flac"))
+            if audio not in known
+        ]
+        # Its texts are capitals, and so are nobody else's.
+        return [replace(u, text=u.text.lower()) for u in utterances]
+
+    def _find(self, subset: Subset) -> Path:
+        if (self.root / subset).is_dir():
+            return self.root / subset
+        folder = self.root / "LibriSpeech" / subset
+        if self.download:
+            self._fetch(subset, folder)
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} isn't there; data.root must have LibriSpeech in it, or data.download=true fetches "
+                "it (6 GB for 100 hours)"
+            )
+        return folder
+
+    def _fetch(self, subset: Subset, folder: Path) -> None:
+        unfinished = self.root / f".{subset}.unfinished"
+        with only_one(self.root / f".{subset}.lock", f"fetching {subset}"):
+            if folder.is_dir() and not unfinished.exists():
+                return
+            try:
+                # torchaudio takes a folder for a whole subset, and unpacking may be stopped half-way.
+                unfinished.touch()
+                shutil.rmtree(folder, ignore_errors=True)
+                print(f"data: fetching {subset} into {self.root}")
+                LIBRISPEECH(self.root, subset, download=True)
+                unfinished.unlink()
+            except URLError as error:
+                raise UserError(
+                    f"cannot fetch {subset}: {error.reason}; unpack it in {self.root} yourself"
+                ) from None
+            except OSError as error:
+                raise cannot_write(error.filename or self.root, error) from error

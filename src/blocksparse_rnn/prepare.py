@@ -1,0 +1,215 @@
+"""From recordings as people keep them to manifests that training can use, and a report of what is in them."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blocksparse_rnn.config import build, build_shapes
+from blocksparse_rnn.data.checks import Reject, split_usable
+from blocksparse_rnn.data.inspection import MEMORY, Inspector
+from blocksparse_rnn.data.layouts import read_layout
+from blocksparse_rnn.data.manifest import manifest_line, total_hours
+from blocksparse_rnn.data.shards import write_shards
+from blocksparse_rnn.data.utterance import Utterance
+from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.text import Alphabet
+
+_BAR = 40  # characters of the longest bar
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prepare.
+
+    Args:
+        source: a folder or a table of recordings.
+        out: a manifest to write (.jsonl), or a folder for train.jsonl, dev.jsonl and test.jsonl.
+        layout: a name among `layouts.LAYOUTS`, or `auto`.
+        longest: most seconds of an utterance; None stands for a minute.
+        dev: share of the hours that become dev.jsonl, where `out` is a folder.
+        test: share of the hours that become test.jsonl.
+        workers: threads that inspect files; None takes all cores.
+        shards: megabytes of a shard; None writes none beside the manifests.
+    """
+
+    source: Path
+    out: Path
+    layout: str = "auto"
+    longest: float | None = None
+    dev: float = 0.05
+    test: float = 0.05
+    workers: int | None = None
+    shards: float | None = None
+
+
+def prepare(request: Request, settings: dict[str, Any]) -> str:
+    """Inspect recordings, write manifests and `rejects.jsonl`, and return a report.
+
+    Args:
+        request: what to prepare.
+        settings: resolved; texts are normalised and CTC's limit is taken as they say.
+
+    Raises:
+        UserError: nothing to read, nothing usable, or nowhere to write.
+    """
+    if not (0 <= request.dev < 1 and 0 <= request.test < 1 and request.dev + request.test < 1):
+        raise UserError(
+            f"--dev {request.dev:g} --test {request.test:g}: shares that leave something for train"
+        )
+    for name, value in (
+        ("longest", request.longest),
+        ("workers", request.workers),
+        ("shards", request.shards),
+    ):
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} {value:g}: must be above 0")
+    alphabet, output_frames = Alphabet(settings["alphabet"]), _output_frames(settings)
+    inspector = Inspector(Path(settings["corpora"]) / MEMORY, request.workers, request.longest)
+    offered = inspector(read_layout(request.source, request.layout))
+    normalise = build(settings["text"]) if settings["text"] else None
+    accepted, rejects = split_usable(offered, alphabet, output_frames, normalise)
+    usable = list(accepted)
+    original = {(u.audio, u.offset): u.text for u in offered}
+
+    single = request.out.suffix == ".jsonl"
+    folder = request.out.parent if single else request.out
+    splits = {request.out.name: usable} if single else _split(usable, request.dev, request.test)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    _write_rejects(folder / "rejects.jsonl", request.out.name if single else None, rejects, original)
+    if not usable:
+        raise UserError(
+            f"{request.source}: none of {len(offered)} recordings can be used, see {folder / 'rejects.jsonl'}; "
+            f"the first: {rejects[0].reason}"
+        )
+    for name, utterances in splits.items():
+        _write_manifest(folder / name, utterances, original)
+        if request.shards is not None:
+            write_shards(utterances, folder, name.removesuffix(".jsonl"), request.shards)
+    return "\n".join(
+        [
+            *(f"{folder / name}: {_amount(utterances)}" for name, utterances in splits.items()),
+            "",
+            *_describe(usable, alphabet),
+            "",
+            *_describe_rejects(rejects, folder / "rejects.jsonl", output_frames),
+        ]
+    )
+
+
+def _output_frames(settings: dict[str, Any]) -> Callable[[float], int]:
+    features, model = build(settings["features"]), build_shapes(settings)
+
+    def output_frames(seconds: float) -> int:
+        return model.frames(features.frames(round(seconds * features.sample_rate)))  # type: ignore[operator]
+
+    return output_frames
+
+
+def _split(utterances: list[Utterance], dev: float, test: float) -> dict[str, list[Utterance]]:
+    """Part by text, so that no sentence of dev or test is in train; the same recordings part the same way."""
+    by_text: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        by_text.setdefault(utterance.text, []).append(utterance)
+    total = sum(u.duration for u in utterances)
+    wanted = {"dev.jsonl": dev * total, "test.jsonl": test * total}
+    splits: dict[str, list[Utterance]] = {"train.jsonl": [], "dev.jsonl": [], "test.jsonl": []}
+    for text in sorted(by_text, key=lambda text: hashlib.sha256(text.encode()).digest()):
+        name = next((name for name, seconds in wanted.items() if seconds > 0), "train.jsonl")
+        splits[name] += by_text[text]
+        if name in wanted:
+            wanted[name] -= sum(u.duration for u in by_text[text])
+    empty = [name for name, members in splits.items() if not members]
+    if empty:
+        raise UserError(
+            f"{len(by_text)} different texts are too few for {', '.join(empty)}; give one OUT.jsonl"
+        )
+    return splits
+
+
+def _write_manifest(path: Path, utterances: list[Utterance], original: dict[Any, str]) -> None:
+    with durable_file(path, "w") as file:
+        for u in utterances:
+            before = original[u.audio, u.offset]
+            file.write(
+                manifest_line(u, path.parent, **({} if before == u.text else {"original_text": before}))
+            )
+
+
+def _write_rejects(path: Path, manifest: str | None, rejects: list[Reject], original: dict[Any, str]) -> None:
+    """Name what was left out; what other manifests of the folder left out stays."""
+    kept = []
+    if manifest is not None and path.is_file():
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [row for row in rows if row.get("manifest") not in (None, manifest)]
+    rows = [
+        {
+            **({} if manifest is None else {"manifest": manifest}),
+            "audio_filepath": str(r.utterance.audio.absolute()),
+            "text": original[r.utterance.audio, r.utterance.offset],
+            "reason": r.reason,
+        }
+        for r in rejects
+    ]
+    with durable_file(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in [*kept, *rows])
+
+
+def _amount(utterances: list[Utterance]) -> str:
+    return f"{len(utterances)} utterances, {total_hours(utterances):.2f} h"
+
+
+def _describe(usable: list[Utterance], alphabet: Alphabet) -> list[str]:
+    letters = Counter(letter for utterance in usable for letter in utterance.text)
+    unused = [letter for letter in alphabet.letters if letter not in letters]
+    seconds = sorted(u.duration for u in usable)
+    return [
+        f"alphabet: {len(letters)} letters: {''.join(sorted(letters))!r}"
+        + (f"; never used: {''.join(unused)!r}" if unused else ""),
+        f"durations: {seconds[0]:.2f} to {seconds[-1]:.2f} s, median {seconds[len(seconds) // 2]:.2f} s",
+        *_histogram(seconds),
+    ]
+
+
+def _histogram(seconds: list[float]) -> list[str]:
+    """A line for each of at most ten ranges of equal, round width."""
+    width = next(w for w in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 600, 1e9) if seconds[-1] <= 10 * w)
+    counts = Counter(int(s / width) for s in seconds)
+    most = max(counts.values())
+    return [
+        f"{i * width:7g} to {(i + 1) * width:<5g} s {counts[i]:8d} {'#' * -(-_BAR * counts[i] // most)}"
+        for i in range(min(counts), max(counts) + 1)
+    ]
+
+
+def _describe_rejects(rejects: list[Reject], path: Path, output_frames: Callable[[float], int]) -> list[str]:
+    stride = 1000 * 100 / output_frames(100)
+    short = sum(reject.reason.startswith("too short for its text") for reject in rejects)
+    kinds = Counter(_kind(reject.reason) for reject in rejects)
+    return [
+        f"CTC writes at most a letter every {stride:.0f} ms here: {short} texts are too long for their audio",
+        f"left out: {len(rejects)}" + (f", each named in {path}" if rejects else ""),
+        *(f"{count:8d} {kind}" for kind, count in kinds.most_common()),
+    ]
+
+
+def _kind(reason: str) -> str:
+    """A reason without the figures and names of its utterance."""
+    for opening in (
+        "not readable as audio",
+        "truncated",
+        "too short for its text",
+        "lasts",
+        "ends at",
+        "line ",
+    ):
+        if reason.startswith(opening):
+            return opening.strip()
+    return "there is no text beside it" if reason.startswith("there is no ") else reason

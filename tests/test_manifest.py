@@ -1,0 +1,350 @@
+"""Recordings of all kinds, bad ones among them: nothing ends a run, and what can't be used is named."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from bad_audio import RATE, WAYS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocksparse_rnn import training
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import resolve
+from blocksparse_rnn.data.audio import load_audio
+from blocksparse_rnn.data.datamodule import SpeechData
+from blocksparse_rnn.data.inspection import MEMORY, Inspector, inspect_file
+from blocksparse_rnn.data.layouts import read_layout
+from blocksparse_rnn.data.manifest import Manifests, Utterance, manifest_line, read_manifest
+from blocksparse_rnn.data.sampler import WeightedDraws
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.prepare import Request, prepare
+from blocksparse_rnn.runs import RunFolder, identity
+from blocksparse_rnn.text import Alphabet
+
+SUFFIXES = ["wav", "flac", "ogg", "mp3"]
+
+
+def sing(seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
+    t = np.arange(int(seconds * rate)) / rate
+    return 0.4 * np.sin(2 * np.pi * 440 * t) + np.random.default_rng(0).normal(0, 0.01, len(t))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2), (8000, 1)])
+def test_every_format_rate_and_channel_count_is_read(tmp_path, suffix, rate, channels):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.stack([sing(rate=rate)] * channels, 1), rate)
+    assert inspect_file(path).problem is None
+    assert inspect_file(path).seconds == pytest.approx(1, abs=0.1)  # mp3 pads
+    wave_S = load_audio(path, RATE)
+    spectrum = torch.fft.rfft(wave_S).abs()
+    assert wave_S.ndim == 1
+    assert spectrum.argmax() * RATE / len(wave_S) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_cut_short_is_noticed_in_every_format(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, sing(4), RATE)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    assert (inspect_file(path).problem or "").startswith(("truncated: ", "not readable as audio: "))
+
+
+def test_a_part_of_a_file_is_read_by_offset_and_duration(tmp_path):
+    wave = sing(2)
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    part_S = load_audio(tmp_path / "a.wav", RATE, 0.5, 0.25)
+    assert torch.equal(part_S, torch.from_numpy(wave.astype(np.float32))[8000:12000])
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"duration": 2.0}, None),
+        ({"duration": 0.0}, None),
+        ({"duration": 2.05}, None),
+        ({"duration": 3.0}, "lasts 2.00 s, but its duration says 3.00 s; truncated?"),
+        ({"duration": 1.0}, "an offset would name a part of it"),
+        ({"duration": 1.0, "offset": 0.5}, None),
+        (
+            {"duration": 1.0, "offset": 1.5},
+            "ends at 2.50 s (offset and duration), but the file has only 2.00 s",
+        ),
+    ],
+)
+def test_a_length_is_held_against_the_file(tmp_path, fields, problem):
+    soundfile.write(tmp_path / "a.wav", sing(2), RATE)
+    [found] = Inspector(None, 1, None)([replace(Utterance(tmp_path / "a.wav", 0, "a"), **fields)])
+    if problem is None:
+        assert found.problem is None
+        assert 0 < found.duration <= 2 - (found.offset or 0)
+    else:
+        assert problem in (found.problem or "")
+
+
+def test_findings_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sing(), RATE)
+    utterance, memory = Utterance(path, 0, "a"), tmp_path / "corpora" / MEMORY
+    first = Inspector(memory, 1, None)([utterance])
+    memory.write_text(memory.read_text() + '["half a li')  # killed while writing
+    with monkeypatch.context() as patch:
+        patch.setattr("blocksparse_rnn.data.inspection.inspect_file", lambda _: pytest.fail("read again"))
+        assert Inspector(memory, 1, None)([utterance]) == first
+    path.write_bytes(b"")
+    [changed] = Inspector(memory, 1, None)([utterance])
+    assert changed.problem == "the file is empty (0 bytes)"
+
+
+def test_a_bad_line_of_a_manifest_is_a_reject_and_a_missing_manifest_an_error(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sing(), RATE)
+    lines = [manifest_line(Utterance(tmp_path / "a.wav", 1.0, "a"), tmp_path), "{}\n", "no json\n"]
+    (tmp_path / "m.jsonl").write_text(
+        "".join(lines) + '{"audio_filepath": "a.wav", "duration": -1, "text": ""}'
+    )
+    names = dict.fromkeys(("train", "dev", "test"), str(tmp_path / "m.jsonl"))
+    found = Manifests(**names, longest=None, folder=str(tmp_path), workers=None).prepare()["train"]
+    assert [u.problem is None for u in found] == [True, False, False, False]
+    assert found[2].problem.startswith("line 3: each line must be a JSON object")
+    with pytest.raises(UserError, match="cannot read the manifest"):
+        read_manifest(tmp_path / "missing.jsonl")
+
+
+@given(st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 2.5]), min_size=1, max_size=60), st.integers(0, 5))
+def test_weights_are_how_often_an_utterance_comes(weights, seed):
+    draws = WeightedDraws(weights)
+    drawn = Counter(draws(str(seed)))
+    assert sum(drawn.values()) == len(draws)
+    for index, weight in enumerate(weights):
+        assert int(weight) <= drawn[index] <= int(weight) + (weight % 1 > 0)
+    for weight in set(weights):
+        members = [i for i, w in enumerate(weights) if w == weight]
+        assert sum(drawn[i] for i in members) == pytest.approx(weight * len(members), abs=0.51)
+
+
+def test_several_manifests_with_weights_make_a_split(tone_settings, tones):
+    both = f"data.train=[{{path: {tones['train']}, weight: 1.5}}, {tones['dev']}]"
+    settings = tone_settings(both, "trainer.max_epochs=1")
+    result = training.train(settings)
+    assert result["steps"] == -(-(40 * 3 // 2 + 6) // 8)
+    with pytest.raises(UserError, match=r"data.train: .* is no manifest with a weight above 0"):
+        tone_settings(f"data.train=[{{path: {tones['train']}, weight: -1}}]")
+
+
+def test_new_settings_leave_the_identity_of_earlier_runs_as_it_was(tone_settings):
+    settings = tone_settings()
+    before = {key: value for key, value in settings.items() if key != "text"}
+    before["data"] = {key: settings["data"][key] for key in ("_target_", "train", "dev", "test")}
+    assert identity(before) == identity(settings)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_becomes_unreadable_while_training_is_replaced_and_named(tmp_path, workers):
+    files = [tmp_path / f"{i}.wav" for i in range(4)]
+    for path in files:
+        soundfile.write(path, sing(), RATE)
+    utterances = [Utterance(path, 1.0, "ab") for path in files]
+    reported = []
+    data = SpeechData(
+        {"train": utterances, "dev": utterances, "test": utterances[:1]},
+        Alphabet("ab"),
+        sample_rate=RATE,
+        batch=4,
+        seed=0,
+        workers=workers,
+        report=lambda file, reason: reported.append((file, reason)),
+    )
+    files[0].unlink()
+    [batch] = data.train_dataloader()
+    assert batch.files == [str(files[i]) for i in (1, 1, 2, 3)]
+    data.on_before_batch_transfer(batch, 0)
+    [(file, reason)] = reported
+    assert file == str(files[0])
+    assert "cannot read audio" in reason
+    [batch] = data.val_dataloader()
+    assert batch.files == [str(path) for path in files[1:]]
+    [batch] = data.test_dataloader()
+    assert not batch.texts
+
+
+def test_a_run_goes_on_when_files_vanish(tone_settings, tones, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(tones["train"].parent, copy)
+    fit = training._measure_features
+
+    def tidy_up(*arguments):
+        fit(*arguments)
+        for name in ("train-3.flac", "dev-0.flac", *(f"test-{i}.flac" for i in range(6))):
+            (copy / name).unlink()
+
+    monkeypatch.setattr(training, "_measure_features", tidy_up)
+    settings = tone_settings(
+        *(f"data.{split}={copy / split}.jsonl" for split in tones), "trainer.max_epochs=2"
+    )
+    training.train(settings)
+    rows = (RunFolder.of(settings).path / "rejects.jsonl").read_text().splitlines()
+    assert len(rows) == len({json.loads(row)["audio_filepath"] for row in rows}) == 8
+
+
+def write_recordings(folder: Path, count: int, bad: int) -> dict[str, list[str]]:
+    """A folder of .wav with .txt; `bad` of them, in equal shares of each way; names by way."""
+    ways: dict[str, list[str]] = {}
+    tones_of = {letter: sing(0.1) * k / 4 for k, letter in enumerate("abcd", 1)}
+    hours: Path | None = None
+    for i in range(count):
+        wav = folder / f"{i:03d}.wav"
+        text = "".join("abcd"[(i // 4**k) % 4] for k in range(5))
+        soundfile.write(wav, np.concatenate([np.pad(tones_of[letter], 960) for letter in text]), RATE)
+        wav.with_suffix(".txt").write_text(f"{text.upper()}.\n")
+        if i < bad:
+            way = [*WAYS][i % len(WAYS)]
+            if way == "2 h" and hours is not None:
+                shutil.copy(hours, wav)
+            else:
+                WAYS[way][0](wav)
+            hours = wav if way == "2 h" else hours
+            ways.setdefault(way, []).append(wav.stem)
+    return ways
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    folder = tmp_path_factory.mktemp("recordings")
+    return folder, write_recordings(folder, 500, 60)
+
+
+@pytest.fixture(scope="module")
+def prepared(recordings, tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("prepared")
+    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={out / 'corpora'}"]))
+    return out, prepare(Request(recordings[0], out, dev=0.1, test=0.1), settings)
+
+
+def test_60_of_500_recordings_are_bad_in_12_ways_and_each_is_named(recordings, prepared):
+    ways, (out, report) = recordings[1], prepared
+    assert len(ways) == 12
+    rows = map(json.loads, (out / "rejects.jsonl").read_text().splitlines())
+    reasons = {Path(row["audio_filepath"]).stem: row["reason"] for row in rows}
+    for way, names in ways.items():
+        expected = WAYS[way][1]
+        assert len(names) == 5
+        for name in names:
+            assert reasons.get(name, "").startswith(expected or ""), (way, name)
+            assert (name in reasons) == (expected is not None), (way, name)
+    splits = [read_manifest(out / f"{split}.jsonl") for split in ("train", "dev", "test")]
+    named = {u.audio.stem for split in splits for u in split}
+    assert named == {f"{i:03d}" for i in range(500)} - set(reasons)
+    assert sum(map(len, splits)) == 500 - 45
+    texts = [{u.text for u in split} for split in splits]
+    assert sum(map(len, texts)) == len(set.union(*texts))
+    for expected in (
+        "alphabet: 4 letters: 'abcd'",
+        "left out: 45",
+        "at most a letter every 40 ms",
+        "5 truncated",
+    ):
+        assert expected in report
+
+
+def test_training_runs_on_what_prepare_wrote_and_on_the_raw_folder_alike(recordings, prepared, tone_settings):
+    folder, out = recordings[0], prepared[0]
+    splits = [f"data.{split}={out / split}.jsonl" for split in ("train", "dev", "test")]
+    few = ["trainer.max_steps=2", f"corpora={out / 'corpora'}"]
+    count = len(read_manifest(out / "train.jsonl"))
+    hours = training.train(tone_settings(*splits, *few))["train_hours"]
+    assert hours == pytest.approx(
+        sum(u.duration for u in read_manifest(out / "train.jsonl")) / 3600, abs=1e-4
+    )
+
+    # A manifest of everything, bad ones included, as somebody else's program may have written it.
+    raw = out / "raw.jsonl"
+    raw.write_text("".join(manifest_line(u, out) for u in read_layout(folder)))
+    settings = tone_settings(*splits[1:], f"data.train={raw}", "text=english", *few)
+    training.train(settings)
+    rejects = (RunFolder.of(settings).path / "rejects.jsonl").read_text().splitlines()
+    assert len(rejects) == 45
+    assert count < 455
+
+
+def test_prepare_keeps_what_another_manifest_of_the_folder_left_out(recordings, tmp_path):
+    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    for stem in ("a", "b"):
+        for i in (1, 300):  # an empty file and a good one
+            for suffix in (".wav", ".txt"):
+                (tmp_path / stem).mkdir(exist_ok=True)
+                shutil.copy(recordings[0] / f"{i:03d}{suffix}", tmp_path / stem)
+        for _ in range(2):
+            prepare(Request(tmp_path / stem, tmp_path / f"{stem}.jsonl"), settings)
+    rows = map(json.loads, (tmp_path / "rejects.jsonl").read_text().splitlines())
+    assert [row["manifest"] for row in rows] == ["a.jsonl", "b.jsonl"]
+    [line] = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert json.loads(line)["original_text"] == json.loads(line)["text"].upper() + "."
+
+
+class TestLayouts:
+    def check(self, source: Path, *expected: tuple[str, str], layout: str = "auto") -> list[Utterance]:
+        found = read_layout(source, layout)
+        assert [(u.audio.name, u.text) for u in found] == [*expected]
+        return found
+
+    def test_librispeech(self, tmp_path):
+        chapter = tmp_path / "84" / "121123"
+        chapter.mkdir(parents=True)
+        (chapter / "84-121123.trans.txt").write_text("84-121123-0000 GO DO YOU HEAR\n84-121123-0001 BUT\n")
+        self.check(tmp_path, ("84-121123-0000.flac", "GO DO YOU HEAR"), ("84-121123-0001.flac", "BUT"))
+
+    def test_common_voice(self, tmp_path):
+        (tmp_path / "clips").mkdir()
+        (tmp_path / "train.tsv").write_text(
+            'client_id\tpath\tsentence\nx\ta.mp3\tSay "hi\n', encoding="utf-8"
+        )
+        with pytest.raises(UserError, match=r"name one of its tables: train\.tsv"):
+            read_layout(tmp_path)
+        [found] = self.check(tmp_path / "train.tsv", ("a.mp3", 'Say "hi'))
+        assert found.audio == tmp_path / "clips" / "a.mp3"
+
+    def test_ljspeech(self, tmp_path):
+        (tmp_path / "wavs").mkdir()
+        (tmp_path / "metadata.csv").write_text('LJ1|Dr. "A|Doctor A\nLJ2|two|two\n')
+        [found, _] = self.check(tmp_path, ("LJ1.wav", "Doctor A"), ("LJ2.wav", "two"))
+        assert found.audio == tmp_path / "wavs" / "LJ1.wav"
+
+    def test_a_plain_table(self, tmp_path):
+        table = tmp_path / "t.csv"
+        table.write_text(
+            'file;transcript;start;duration\na.wav;"one; two";1.5;2\nb.wav;x;;\nc.wav\n', "utf-8-sig"
+        )
+        found = self.check(table, ("a.wav", "one; two"), ("b.wav", "x"), ("t.csv", ""))
+        assert (found[0].offset, found[0].duration, found[1].offset, found[1].duration) == (1.5, 2, None, 0)
+        assert (found[2].problem or "").startswith("line 4 is not a row")
+        table.write_text("a,b\n1,2\n")
+        with pytest.raises(UserError, match=r"its heading is \['a', 'b'\]; it needs a column of files"):
+            read_layout(table)
+
+    def test_text_files_beside_audio(self, tmp_path):
+        (tmp_path / "deep").mkdir()
+        for name in ("deep/a.WAV", "b.flac", "c.mp3"):
+            (tmp_path / name).touch()
+        (tmp_path / "deep" / "a.txt").write_text(" two\nlines ")
+        (tmp_path / "b.txt").write_bytes("für".encode("latin-1"))
+        found = self.check(tmp_path, ("b.flac", ""), ("c.mp3", ""), ("a.WAV", "two lines"))
+        assert [u.problem for u in found] == [
+            "b.txt is not written in UTF-8",
+            "there is no c.txt beside it",
+            None,
+        ]
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(
+            UserError, match=r"no recordings in it; give a folder of audio files with a \.txt"
+        ):
+            read_layout(tmp_path)
+        with pytest.raises(UserError, match="no such file or folder"):
+            read_layout(tmp_path / "x")

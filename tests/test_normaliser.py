@@ -1,0 +1,78 @@
+"""Texts become what is said; every example of the documentation holds."""
+
+import re
+import sys
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blocksparse_rnn import training
+from blocksparse_rnn.command_line import CONF
+from blocksparse_rnn.config import build
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.normaliser import Normaliser
+from blocksparse_rnn.text import Alphabet
+
+LANGUAGES = ("english", "german")
+SETTINGS = {name: yaml.safe_load((CONF / "text" / f"{name}.yaml").read_text()) for name in LANGUAGES}
+NORMALISERS = {name: build(each["text"]) for name, each in SETTINGS.items()}
+ALPHABETS = {name: Alphabet(each["alphabet"]) for name, each in SETTINGS.items()}
+ROWS = re.findall(
+    r"^\| `([^`]+)` \| `([^`]+)`(?:: unknown (\S+))? \| `([^`]+)`(?:: unknown (\S+))? \|$",
+    (CONF.parent / "docs/data.md").read_text(),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_the_table_of_the_documentation_is_true(row):
+    written = row[0]
+    for name, said, unknown in zip(LANGUAGES, row[1::2], row[2::2], strict=True):
+        assert NORMALISERS[name](written) == said
+        assert ALPHABETS[name].unknown(said) == set(unknown)
+
+
+def test_the_table_is_there():
+    assert len(ROWS) == 15
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+@settings(max_examples=40)
+@given(text=st.text(max_size=30))
+def test_normalising_twice_changes_nothing_more_and_loses_no_letter(name, text):
+    once = NORMALISERS[name](text)
+    assert NORMALISERS[name](once) == once
+    assert once == " ".join(once.split())
+    assert any(map(str.isalnum, once)) >= any(letter.isascii() and letter.isalnum() for letter in text)
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+@given(data=st.data())
+def test_texts_in_the_letters_of_the_alphabet_stay(name, data):
+    words = st.text(ALPHABETS[name].letters.replace(" ", "").replace("'", ""), min_size=1, max_size=9)
+    text = " ".join(data.draw(st.lists(words, max_size=6)))
+    assert NORMALISERS[name](text) == text
+
+
+def test_numbers_too_large_to_say_stay():
+    assert NORMALISERS["english"]("9" * 400) == "9" * 400
+
+
+def test_mistakes_are_one_line(monkeypatch):
+    node = {key: value for key, value in SETTINGS["english"]["text"].items() if key != "_target_"}
+    with pytest.raises(UserError, match=r"text\.language=klingon: num2words knows .*en"):
+        Normaliser(**(node | {"language": "klingon"}))
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    with pytest.raises(UserError, match=r"pip install 'blocksparse-rnn\[text\]'"):
+        Normaliser(**node)
+    assert Normaliser(**(node | {"language": None}))("4 You!") == "4 you"
+
+
+def test_a_corpus_of_texts_as_people_write_them_says_what_would_help(tone_settings, tones, tmp_path):
+    manifest = tmp_path / "train.jsonl"
+    lines = tones["train"].read_text().replace('"train-', f'"{tones["train"].parent}/train-')
+    manifest.write_text(re.sub(r'"text": "(.*?)"', lambda m: f'"text": "{m[1].upper()}."', lines))
+    with pytest.raises(UserError, match="text=english writes numbers out, makes letters small"):
+        training.train(tone_settings(f"data.train={manifest}"))
