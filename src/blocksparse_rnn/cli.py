@@ -5,9 +5,11 @@ import os
 import sys
 from collections.abc import Callable
 
-from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.errors import PartlyFailed, UserError
 from blocksparse_rnn.stop import Stopped
 
+PARTLY = 1
+"""Exit code where the rest was done, such as all files but a corrupt one."""
 MISTAKE = 2
 """Exit code for a user's mistake."""
 INTERRUPTED = 130
@@ -24,6 +26,9 @@ def run(program: Callable[[], object]) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(MISTAKE)
+    except PartlyFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(PARTLY)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
