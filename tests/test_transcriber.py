@@ -192,7 +192,7 @@ def test_silence_and_next_to_nothing_are_a_note(exported, tmp_path, capsys, seco
     soundfile.write(tmp_path / "a.wav", np.zeros(round(seconds * RATE)), RATE)
     run_cli(model=exported, audio=[tmp_path / "a.wav"])
     printed = capsys.readouterr()
-    assert printed.out == f"{tmp_path / 'a.wav'}\n  heard: \n"
+    assert printed.out.split() == [str(tmp_path / "a.wav"), "heard:"]
     [note] = [line for line in printed.err.splitlines() if line.startswith("note: ")]
     assert words in note
 
@@ -254,7 +254,7 @@ def test_input_that_ends_in_mid_sample(exported, audio, capsys):
 @pytest.mark.parametrize("data", [b"", b"\0" * 90, b"\0" * 2 * RATE])
 def test_streams_of_nothing_end_with_an_empty_line(exported, data, capsys):
     transcribe_stream(Transcriber(exported), io.BytesIO(data), LEAST_CHUNK)
-    assert capsys.readouterr().out == "\n"
+    assert capsys.readouterr().out.strip(" ") == "\n"
 
 
 def test_what_cannot_stream_says_so(exported, gru, rnn, tmp_path):
@@ -263,7 +263,7 @@ def test_what_cannot_stream_says_so(exported, gru, rnn, tmp_path):
     with pytest.raises(UserError, match="chunk=7: must be at least 8 frames"):
         Transcriber(exported).stream(chunk=7)
     folder = changed_run(gru, tmp_path, normalisation="utterance")
-    with pytest.raises(UserError, match="features.normalisation=utterance needs the whole utterance"):
+    with pytest.raises(UserError, match=r"features\.normalisation=utterance needs the whole utterance"):
         Transcriber(folder).stream()
 
 
@@ -279,7 +279,7 @@ def changed_run(run, tmp_path, **features):
 
 
 def test_features_that_do_not_fit_the_model_are_one_line(gru, exported, tmp_path):
-    with pytest.raises(UserError, match="does not fit its config.yaml") as error:
+    with pytest.raises(UserError, match=r"does not fit its config\.yaml") as error:
         Transcriber(changed_run(gru, tmp_path, mel_bins=40))
     assert "\n" not in str(error.value)
     export = read_network(exported)

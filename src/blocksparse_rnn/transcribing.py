@@ -124,7 +124,7 @@ def _print(heard: Heard, transcriber: Transcriber) -> None:
     print(f"{name}\n  heard: {heard.text}", flush=True)
     if heard.source.text is not None:
         print(f"  said:  {heard.source.text}", flush=True)
-    if not heard.text:
+    if not heard.text.strip():
         window = transcriber.features.n_fft / transcriber.features.sample_rate
         short = f"shorter than a window of {1000 * window:.0f} ms"
         reason = short if heard.seconds < window else "no speech in it"
