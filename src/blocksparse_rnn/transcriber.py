@@ -126,7 +126,7 @@ class Transcriber:
         Raises:
             UserError: it can't be read.
         """
-        return self.hear([load_audio(Path(file), self.features.sample_rate)])[0]
+        return self.hear([self._wave(Path(file))])[0]
 
     def transcribe(self, sources: Sequence[Source]) -> Iterator[Heard]:
         """All of them in order, several at a time; one that can't be read has a `problem` instead of a text."""
@@ -200,15 +200,18 @@ class Transcriber:
         return chunk * self.frame_seconds + future + window
 
     def _load(self, sources: Sequence[Source]) -> Iterator[tuple[Heard, Tensor | None]]:
-        rate = self.features.sample_rate
         for source in sources:
             try:
-                wave_S = load_audio(source.audio, rate)
-                if not bool(wave_S.isfinite().all()):
-                    raise UserError(f"{source.audio}: holds samples that are no numbers")
-                yield Heard(source, len(wave_S) / rate), wave_S
+                wave_S = self._wave(source.audio)
+                yield Heard(source, len(wave_S) / self.features.sample_rate), wave_S
             except UserError as error:
                 yield Heard(source, problem=str(error)), None
+
+    def _wave(self, file: Path) -> Tensor:
+        wave_S = load_audio(file, self.features.sample_rate)
+        if not bool(wave_S.isfinite().all()):
+            raise UserError(f"{file}: holds samples that are no numbers")
+        return wave_S
 
     @torch.inference_mode()
     def _features(self, wave_S: Tensor) -> Tensor:
