@@ -1,6 +1,7 @@
 """From a trained run or its export to text: files, folders, batches, streams, and all that can go wrong."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -335,6 +336,13 @@ def test_the_programs_themselves(gru, audio, tmp_path):
     assert done.returncode == 1
     assert done.stdout.decode() == Transcriber(tmp_path / "m.safetensors")(audio[0]) + "\n"
     assert done.stderr.splitlines()[-1].startswith(b"error: standard input ended in the middle of a sample")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(CONF.parent / "src/transcribe.py"), "m.safetensors", str(audio[0])]
+    done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, timeout=300)
+    os.close(write)
+    assert done.returncode == 141  # nobody reads
+    assert b"Traceback" not in done.stderr
     whole = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "m.safetensors").write_bytes(whole[: len(whole) // 2])
     done = call("transcribe.py", "m.safetensors", audio[0])
