@@ -3,6 +3,7 @@
 python src/bench.py --quick                                  # a minute: one matrix, the fewest blocks and batches
 python src/bench.py --out results/runtime                    # all of it: bench.json and speed.png
 python src/bench.py --only layers --threads 2
+python src/bench.py --only models --run outputs/RUN          # whole recognisers, this trained one among them
 """
 
 import argparse
@@ -20,6 +21,15 @@ def program() -> None:
     parser.add_argument("--quick", action="store_true", help="few blocks and batches, for a look")
     parser.add_argument("--only", choices=PARTS, help="one part instead of all")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of every rival (default 1)")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        dest="runs",
+        action="append",
+        default=[],
+        help="a trained run among the models; may be given several times",
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json and speed.png")

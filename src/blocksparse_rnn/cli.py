@@ -5,17 +5,21 @@ import os
 import sys
 from collections.abc import Callable
 
-from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.errors import PartlyFailed, UserError
 from blocksparse_rnn.stop import Stopped
 
+PARTLY = 1
+"""Exit code where the rest was done, such as all files but a corrupt one."""
 MISTAKE = 2
 """Exit code for a user's mistake."""
+BROKEN_PIPE = 141
+"""Exit code when nobody reads the output any more."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
 def run(program: Callable[[], object]) -> None:
-    """Run a program and exit: 0, or 2 with one line a mistake, or a traceback for a bug of ours."""
+    """Run a program and exit: 0, 2 with one line a mistake, 1 if a part failed, a traceback for a bug of ours."""
     # Hydra would print a traceback of its own and exit; this lets exceptions come through.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -24,6 +28,13 @@ def run(program: Callable[[], object]) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(MISTAKE)
+    except PartlyFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(PARTLY)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, such as `head`; nothing is left to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise

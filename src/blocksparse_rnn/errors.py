@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class PartlyFailed(Exception):
+    """All was done that could be done, and something couldn't; exit code 1, the message on one line."""
+
+
 def cannot_write(path: object, error: OSError) -> UserError:
     """Turn an `OSError` met while writing `path` into one line that says what to do."""
     advice = "choose another folder or change its permissions"

@@ -13,14 +13,16 @@ from typing import Any
 import torch
 
 from blocksparse_rnn.bench.machine import Machine, measure_machine
+from blocksparse_rnn.bench.models import PAPER_SCALE, models_table, time_random_models, time_trained_run
 from blocksparse_rnn.bench.products import Row, time_layers, time_products
 from blocksparse_rnn.bench.report import as_table, draw_speed, write_json
 from blocksparse_rnn.bench.rivals import OPTIONAL
 from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.runtime.library import cache_folder, choose_variant, load, native
 from blocksparse_rnn.training import cpu_name
 
-PARTS = ("products", "layers")
+PARTS = ("products", "layers", "models")
 _SHAPES = ((7680, 2560), (1760, 1760))
 _SPARSITIES = (0.8, 0.9, 0.95)
 _BLOCKS = [4, 8, 16, 32]
@@ -45,6 +47,7 @@ def run_benchmarks(
     only: str | None,
     threads: int,
     seconds: float,
+    runs: list[Path],
     json: Path | None,
     out: Path | None,
 ) -> None:
@@ -57,6 +60,8 @@ def run_benchmarks(
         raise UserError("bench: --threads must be 1 or more, --seconds more than 0")
     if native() is None:
         raise UserError("bench: there is no native runtime to measure; install g++ and unset BSR_NATIVE")
+    for run in runs:
+        RunFolder.existing(run)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -68,14 +73,15 @@ def run_benchmarks(
     print(_describe(machine), flush=True)
     rows: list[Row] = []
     started = time.monotonic()
-    for part in _comparisons(machine, quick, only, threads, seconds):
+    for part in _comparisons(machine, quick, only, threads, seconds, runs):
         found = list(part)
         rows += found
-        print(f"\n{as_table(found).render('simple')}\n{time.monotonic() - started:.0f} s passed", flush=True)
+        table = models_table(found) if found[0]["op"] == "model" else as_table(found)
+        print(f"\n{table.render('simple')}\n{time.monotonic() - started:.0f} s passed", flush=True)
     paths = [path for path in (json, out / "bench.json" if out else None) if path]
     for path in paths:
         write_json(path, machine, _circumstances(threads, seconds), rows)
-    if out is not None:
+    if out is not None and any(row["op"] == "product" for row in rows):
         draw_speed(out / "speed.png", rows)
         paths.append(out / "speed.png")
     if paths:
@@ -83,17 +89,22 @@ def run_benchmarks(
 
 
 def _comparisons(
-    machine: Machine, quick: bool, only: str | None, threads: int, seconds: float
+    machine: Machine, quick: bool, only: str | None, threads: int, seconds: float, runs: list[Path]
 ) -> Iterator[Iterator[Row]]:
     blocks, batches = ([4, 16], [1, 8]) if quick else (_BLOCKS, _BATCHES)
-    if only != "layers":
+    if only in (None, "products"):
         for shape, sparsity in itertools.product(_SHAPES[:1] if quick else _SHAPES, _SPARSITIES):
             if not quick or sparsity == 0.9:
                 yield time_products(machine, shape, sparsity, blocks, batches, seconds, threads)
-    if only != "products":
+    if only in (None, "layers"):
         for cell, width in _LAYERS:
             layer_blocks, layer_batches = ([16], [1]) if quick else (_BLOCKS, [1, 8])
             yield time_layers(machine, cell, width, 0.9, layer_blocks, layer_batches, seconds, threads)
+    if only in (None, "models"):
+        for run in runs:
+            yield time_trained_run(run, seconds, threads)
+        for cell, width in PAPER_SCALE[:1] if quick else PAPER_SCALE:
+            yield time_random_models(cell, width, [16] if quick else [4, 16], seconds, threads)
 
 
 def _describe(machine: Machine) -> str:

@@ -1,0 +1,233 @@
+"""A whole recogniser in the runtime: features in, logits out, every batch norm folded into the layer before it.
+
+What `models.deepspeech2` computes in eval mode. Utterances of any lengths go through together, or one in
+pieces as it comes in (`NetworkStream`).
+
+Shapes: C channels, T frames, F frequencies, O x I a matrix, N packed frames, H units, V outputs.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runtime.bsr import BlockSparse
+from blocksparse_rnn.runtime.layers import CLIP, gru_layer, rnn_layer
+
+PARTS = ("convolutions", "recurrent", "fully connected")
+"""What a network's time is counted under."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution over (frequency, time), padded by half a kernel on each side, and a clipped rectifier."""
+
+    weight_OCFT: Tensor
+    bias_O: Tensor
+    stride: tuple[int, int]
+    """In frequency and time."""
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Size in frequency and time."""
+        return self.weight_OCFT.shape[2], self.weight_OCFT.shape[3]
+
+    @cached_property
+    def _weight_OCTF(self) -> Tensor:
+        # Time outside and channels inside: a frame lies together in memory, and oneDNN is near its best.
+        return self.weight_OCFT.float().transpose(2, 3).contiguous(memory_format=torch.channels_last)
+
+    def apply(self, x_CTF: Tensor, padding: int) -> Tensor:
+        """(C, T, F) -> (O, T', F'), with `padding` frames of zeros before and after."""
+        x_1CTF = x_CTF.unsqueeze(0).contiguous(memory_format=torch.channels_last)
+        stride, edges = self.stride[::-1], (padding, self.kernel[0] // 2)
+        return functional.conv2d(x_1CTF, self._weight_OCTF, self.bias_O, stride, edges)[0].clamp_(0.0, CLIP)
+
+    def __call__(self, x_CTF: Tensor) -> Tensor:
+        """A whole utterance: as many frames come out as time strides fit into it, the last one begun."""
+        return self.apply(x_CTF, self.kernel[1] // 2)
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A recurrent layer: W and U of a GRU, or W and one U for each direction of an RNN."""
+
+    w: BlockSparse
+    u: BlockSparse
+    u_reverse: BlockSparse | None
+    bias_O: Tensor
+
+    @property
+    def matrices(self) -> tuple[BlockSparse, ...]:
+        """All of them: W, U and, if there is one, that against time."""
+        return (self.w, self.u) if self.u_reverse is None else (self.w, self.u, self.u_reverse)
+
+    def __call__(
+        self, x_NI: Tensor, batch_sizes: Sequence[int], threads: int, state_BH: Tensor | None = None
+    ) -> Tensor:
+        """Packed frames (N, I) -> (N, H); a GRU goes on from `state_BH` and leaves its last state there."""
+        if self.u_reverse is None:
+            return gru_layer(self.w, self.u, self.bias_O, x_NI, batch_sizes, state_BH, threads)
+        return rnn_layer(self.w, self.u, self.u_reverse, self.bias_O, x_NI, batch_sizes, threads)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A recogniser without its features and its alphabet.
+
+    Raises:
+        UserError: layers that don't fit each other.
+    """
+
+    cell: Literal["rnn", "gru"]
+    features: int
+    """Values in a frame of features."""
+    convolutions: tuple[Convolution, ...]
+    recurrent: tuple[Recurrent, ...]
+    fc_HH: BlockSparse
+    fc_bias_H: Tensor
+    output_VH: Tensor
+    output_bias_V: Tensor
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0), compare=False)
+    """Time spent so far in each of PARTS."""
+
+    def __post_init__(self) -> None:
+        channels, size = 1, self.features
+        for convolution in self.convolutions:
+            _fits("a convolution's channels", convolution.weight_OCFT.shape[1], channels)
+            channels, size = len(convolution.bias_O), math.ceil(size / convolution.stride[0])
+            _fits("a convolution's bias", len(convolution.weight_OCFT), channels)
+        inputs, gates = channels * size, 3 if self.cell == "gru" else 1
+        for layer in self.recurrent:
+            _fits("matrices of a recurrent layer", len(layer.matrices), 2 if self.cell == "gru" else 3)
+            _fits(f"inputs of a recurrent layer ({self.features} features a frame)", layer.w.shape[1], inputs)
+            inputs = layer.w.shape[0] // gates
+        _fits("inputs of the fully connected layer", self.fc_HH.shape[1], inputs)
+        _fits("its bias", len(self.fc_bias_H), self.fc_HH.shape[0])
+        _fits("inputs of the output layer", self.output_VH.shape[1], self.fc_HH.shape[0])
+        _fits("its bias", len(self.output_bias_V), self.output_VH.shape[0])
+
+    @property
+    def time_stride(self) -> int:
+        """Frames of features for each frame of logits."""
+        return math.prod(c.stride[1] for c in self.convolutions)
+
+    @property
+    def future(self) -> int:
+        """Frames of features after its own that a frame of logits needs, if not for a bidirectional layer."""
+        frames = 0
+        for convolution in reversed(self.convolutions):
+            frames = frames * convolution.stride[1] + convolution.kernel[1] // 2
+        return frames
+
+    @torch.inference_mode()
+    def __call__(self, features: Sequence[Tensor], threads: int = 1) -> list[Tensor]:
+        """Logits (T', V) of each utterance, given its features (T, F), T at least 1."""
+        with self._timed("convolutions"):
+            packed = pack_sequence([self._front(feature_TF) for feature_TF in features], enforce_sorted=False)
+        sizes, x_NI = packed.batch_sizes.tolist(), packed.data
+        with self._timed("recurrent"):
+            for layer in self.recurrent:
+                x_NI = layer(x_NI, sizes, threads)
+        logits_NV = self._logits(x_NI, threads)
+        return unpack_sequence(
+            PackedSequence(logits_NV, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+        )
+
+    def _front(self, feature_TF: Tensor) -> Tensor:
+        x_CTF = feature_TF.unsqueeze(0)
+        for convolution in self.convolutions:
+            x_CTF = convolution(x_CTF)
+        return as_frames(x_CTF)
+
+    def _logits(self, x_NH: Tensor, threads: int) -> Tensor:
+        with self._timed("fully connected"):
+            hidden_NH = self.fc_HH.product(x_NH, threads).add_(self.fc_bias_H).clamp_(0.0, CLIP)
+            return functional.linear(hidden_NH, self.output_VH, self.output_bias_V)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - start
+
+
+class NetworkStream:
+    """One utterance in pieces: the same logits as all at once, in bounded memory.
+
+    Args:
+        network: with GRU layers, which look back only.
+        chunk: frames of logits that wait for each other, so that weights are read once for several.
+        threads: of the native kernels.
+
+    Raises:
+        UserError: the network is bidirectional.
+    """
+
+    def __init__(self, network: Network, chunk: int, threads: int = 1) -> None:
+        if network.cell != "gru":
+            raise UserError(
+                "an rnn hears from both ends of an utterance and cannot stream; use a gru, or files"
+            )
+        self.network, self.chunk, self.threads = network, chunk, threads
+        self._convolutions = [_ConvolutionStream(c) for c in network.convolutions]
+        self._waiting: list[Tensor] = []
+        self._states = [torch.zeros(1, layer.u.shape[1]) for layer in network.recurrent]
+
+    @torch.inference_mode()
+    def feed(self, feature_TF: Tensor, end: bool = False) -> Tensor:
+        """Logits (T', V) that the next frames make possible, often none; all that are left at the end."""
+        with self.network._timed("convolutions"):
+            x_CTF = feature_TF.unsqueeze(0)
+            for convolution in self._convolutions:
+                x_CTF = convolution.feed(x_CTF, end)
+            self._waiting.append(as_frames(x_CTF))
+            frames_NI = torch.cat(self._waiting)
+        if len(frames_NI) < (1 if end else self.chunk):
+            self._waiting = [frames_NI]
+            return torch.empty(0, len(self.network.output_bias_V))
+        self._waiting = []
+        with self.network._timed("recurrent"):
+            for layer, state_1H in zip(self.network.recurrent, self._states, strict=True):
+                frames_NI = layer(frames_NI, [1] * len(frames_NI), self.threads, state_1H)
+        return self.network._logits(frames_NI, self.threads)
+
+
+class _ConvolutionStream:
+    """A convolution that keeps the frames which the next outputs still need."""
+
+    def __init__(self, convolution: Convolution) -> None:
+        self.convolution = convolution
+        self._kept_CTF: Tensor | None = None
+
+    def feed(self, x_CTF: Tensor, end: bool) -> Tensor:
+        convolution, kernel = self.convolution, self.convolution.kernel[1]
+        edge_CTF = x_CTF.new_zeros(x_CTF.shape[0], kernel // 2, x_CTF.shape[2])
+        before = edge_CTF if self._kept_CTF is None else self._kept_CTF
+        x_CTF = torch.cat([before, x_CTF, edge_CTF] if end else [before, x_CTF], dim=1)
+        stride = convolution.stride[1]
+        count = max(0, (x_CTF.shape[1] - kernel) // stride + 1)
+        self._kept_CTF = x_CTF[:, count * stride :].clone()
+        if count == 0:
+            size = math.ceil(x_CTF.shape[2] / convolution.stride[0])
+            return x_CTF.new_zeros(len(convolution.bias_O), 0, size)
+        return convolution.apply(x_CTF[:, : (count - 1) * stride + kernel], padding=0)
+
+
+def as_frames(x_CTF: Tensor) -> Tensor:
+    """Channels of all frequencies side by side for each frame: (C, T, F) -> (T, C * F)."""
+    return x_CTF.transpose(0, 1).flatten(1)
+
+
+def _fits(what: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise UserError(f"the layers don't fit each other: {what}: {found}, not {wanted}")
