@@ -104,7 +104,7 @@ def test_a_mistake_found_while_training_is_one_line_and_nothing_else(tmp_path):
 
 
 FLOORS = [
-    {"errors", "files", "ranks", "text", "decode", "metrics", "counts", "blocks", "schedule"},
+    {"errors", "files", "ranks", "text", "decode", "metrics", "counts", "blocks", "schedule", "graphs"},
     {"features", "models", "data", "optimizers", "sparsifiers", "runtime"},
     {"recogniser"},
     {

@@ -132,7 +132,22 @@ def gru_step(
             block, out, before_V, old_V, width, pointer, column, value, scale, V, K, R, C, DOT, WIDE, SCALED
         )
         z_VR = _row_sum(
-            blocks + block, out, before_V, old_V, width, pointer, column, value, scale, V, K, R, C, DOT, WIDE, SCALED
+            blocks + block,
+            out,
+            before_V,
+            old_V,
+            width,
+            pointer,
+            column,
+            value,
+            scale,
+            V,
+            K,
+            R,
+            C,
+            DOT,
+            WIDE,
+            SCALED,
         )
         n_VR = _row_sum(
             2 * blocks + block,
@@ -208,7 +223,22 @@ def rnn_step(
         out += direction.to(tl.int64) * frames * width
         if direction == 0:
             sum_VR = _row_sum(
-                block, out, before_V, old_V, width, pointer, column, value, scale, V, K, R, C, DOT, WIDE, SCALED
+                block,
+                out,
+                before_V,
+                old_V,
+                width,
+                pointer,
+                column,
+                value,
+                scale,
+                V,
+                K,
+                R,
+                C,
+                DOT,
+                WIDE,
+                SCALED,
             )
         else:
             sum_VR = _row_sum(
