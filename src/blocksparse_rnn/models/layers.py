@@ -168,7 +168,8 @@ class FullyConnected(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size, size))
         self.norm = BatchNorm(size)
+        self.project: Callable[[Tensor, Tensor], Tensor] = functional.linear
         nn.init.normal_(self.weight, std=size**-0.5)
 
     def forward(self, x_NH: Tensor) -> Tensor:
-        return clipped_relu(self.norm(functional.linear(x_NH, self.weight)))
+        return clipped_relu(self.norm(self.project(x_NH, self.weight)))

@@ -71,6 +71,10 @@ class Sparsifier(pl.Callback):
         """Whether the sparsity after `step` is final, so that a model may be chosen by its error rate."""
         return True
 
+    def final_masks(self, step: int) -> dict[str, Tensor] | None:
+        """Masks (R, C) by name, True where a block is kept, once no block can come back after `step`."""
+        return None
+
     def warn_spared(self, name: str, remedy: str) -> None:
         """Say once for each matrix that it was kept from collapsing."""
         if name not in self._spared:

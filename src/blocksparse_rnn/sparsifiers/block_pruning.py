@@ -87,6 +87,9 @@ class BlockPruning(Sparsifier):
     def settled(self, step: int) -> bool:
         return self.steps is None or step >= self.steps.updates[-1]
 
+    def final_masks(self, step: int) -> dict[str, Tensor] | None:
+        return self.masks if self.steps is not None and self.settled(step) else None
+
     def verify(self, model: nn.Module) -> None:
         for matrix in self.matrices(model):
             mask_OI = expand(self.masks[matrix.name], self.block).to(matrix.weight.device)
