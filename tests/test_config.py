@@ -125,6 +125,7 @@ FLOORS = [
         "loggers",
         "progress",
         "training",
+        "skip_zeros",
         "summary",
         "transcriber",
         "verification",

@@ -23,9 +23,6 @@ class SkipZeros(pl.Callback):
 
     Args:
         sparsifiers: of this training.
-
-    Raises:
-        UserError: a sparsifier whose blocks have no kernels.
     """
 
     def __init__(self, sparsifiers: list[Sparsifier]) -> None:
@@ -50,7 +47,7 @@ class SkipZeros(pl.Callback):
             return
         for sparsifier in self.sparsifiers:
             masks = sparsifier.final_masks(trainer.global_step)
-            if masks is not None:
+            if sparsifier.skip_zeros and masks is not None:
                 skip_zeros(recogniser.model, masks, sparsifier.block)
                 self.installed = True
 

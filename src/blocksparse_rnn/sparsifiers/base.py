@@ -42,6 +42,9 @@ class Sparsifier(pl.Callback):
         UserError: no such block or share.
     """
 
+    skip_zeros = False
+    """Whether training skips its zero blocks once they are final."""
+
     def __init__(self, context: Context, block: int | str, max_sparsity: float) -> None:
         if not 0 < max_sparsity < 1:
             raise UserError(f"max_sparsity={max_sparsity}: must be above 0 and below 1")
