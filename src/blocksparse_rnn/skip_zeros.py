@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blocksparse_rnn.blocks import BlockSize
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.layers import FullyConnected, GRULayer, RNNLayer
+from blocksparse_rnn.models.recorded import gru_core, rnn_core
 from blocksparse_rnn.models.recurrence import gru_forward, rnn_both
 from blocksparse_rnn.runtime.kept import KeptBlocks
 from blocksparse_rnn.sparsifiers.base import Sparsifier
@@ -83,6 +84,6 @@ def skip_nothing(model: nn.Module) -> None:
         if isinstance(layer, RNNLayer | GRULayer | FullyConnected):
             layer.project = functional.linear
         if isinstance(layer, RNNLayer):
-            layer.core = rnn_both
+            layer.core = rnn_core
         if isinstance(layer, GRULayer):
-            layer.core = gru_forward
+            layer.core = gru_core

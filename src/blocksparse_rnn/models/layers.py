@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.norm import BatchNorm
-from blocksparse_rnn.models.recurrence import CLIP, gru_forward, rnn_both
+from blocksparse_rnn.models.recorded import gru_core, rnn_core
+from blocksparse_rnn.models.recurrence import CLIP
 
 
 def clipped_relu(x: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class RNNLayer(nn.Module):
         self.norm = BatchNorm(hidden_size)
         # What computes the two parts; others may stand in.
         self.project: Callable[[Tensor, Tensor], Tensor] = functional.linear
-        self.core: Callable[[Tensor, Tensor, Tensor, list[int]], Tensor] = rnn_both
+        self.core: Callable[[Tensor, Tensor, Tensor, list[int]], Tensor] = rnn_core
         nn.init.normal_(self.weight_ih, std=input_size**-0.5)
         # A rectified state neither grows nor dies over many steps at about half the critical radius.
         nn.init.normal_(self.weight_hh, std=0.5 * hidden_size**-0.5)
@@ -150,7 +151,7 @@ class GRULayer(nn.Module):
         self.weight_hh = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
         self.norm = BatchNorm(3 * hidden_size)
         self.project: Callable[[Tensor, Tensor], Tensor] = functional.linear
-        self.core: Callable[[Tensor, Tensor, list[int]], Tensor] = gru_forward
+        self.core: Callable[[Tensor, Tensor, list[int]], Tensor] = gru_core
         nn.init.normal_(self.weight_ih, std=input_size**-0.5)
         nn.init.uniform_(self.weight_hh, -(hidden_size**-0.5), hidden_size**-0.5)
 

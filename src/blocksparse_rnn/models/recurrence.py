@@ -112,7 +112,7 @@ def gru_forward(
     return _GRU.apply(a_NG, weight_hh_GH, batch_sizes, product)
 
 
-def _scan(
+def scan(
     input_NH: Tensor,
     multiply: Callable[[Tensor, Tensor, Tensor], None],
     batch_sizes: list[int],
@@ -168,7 +168,7 @@ class _ClippedRNN(torch.autograd.Function):
         make_product: MakeProduct,
     ) -> Tensor:
         product = make_product(weight_HH)
-        hidden_NH = _scan(a_NH, product.forward, batch_sizes, reverse, lambda h, t: h.clamp_(0.0, CLIP))
+        hidden_NH = scan(a_NH, product.forward, batch_sizes, reverse, lambda h, t: h.clamp_(0.0, CLIP))
         ctx.save_for_backward(hidden_NH)
         ctx.product, ctx.batch_sizes, ctx.reverse = product, batch_sizes, reverse
         return hidden_NH
@@ -181,7 +181,7 @@ class _ClippedRNN(torch.autograd.Function):
         slope_NH = ((hidden_NH > 0) & (hidden_NH < CLIP)).to(grad_NH.dtype)
         slopes = slope_NH.split(batch_sizes)
         multiply = ctx.product.backward
-        grad_a_NH = _scan(grad_NH, multiply, batch_sizes, not reverse, lambda d, t: d.mul_(slopes[t]))
+        grad_a_NH = scan(grad_NH, multiply, batch_sizes, not reverse, lambda d, t: d.mul_(slopes[t]))
         grad_weight_HH = None
         if ctx.needs_input_grad[1]:
             previous_NH = _previous_states(hidden_NH, batch_sizes, reverse)
@@ -196,23 +196,9 @@ class _GRU(torch.autograd.Function):
     def forward(
         ctx: Any, a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int], make_product: MakeProduct
     ) -> Tensor:
-        width = weight_GH.shape[1]
-        hidden_NH = a_NG.new_empty(len(a_NG), width)
-        recurrent_NG = torch.empty_like(a_NG)
-        gates_NR = a_NG.new_empty(len(a_NG), 2 * width)
-        new_NH = torch.empty_like(hidden_NH)
         product = make_product(weight_GH)
-        state = a_NG.new_zeros(batch_sizes[0], width)
-        for a, u, rz, n, h in _steps(batch_sizes, a_NG, recurrent_NG, gates_NR, new_NH, hidden_NH):
-            state = state[: len(h)]
-            product.forward(state, None, out=u)
-            torch.add(a[:, : 2 * width], u[:, : 2 * width], out=rz)
-            rz.sigmoid_()
-            torch.addcmul(a[:, 2 * width :], rz[:, :width], u[:, 2 * width :], out=n)
-            n.tanh_()
-            torch.lerp(n, state, rz[:, width:], out=h)
-            state = h
-        ctx.save_for_backward(hidden_NH, gates_NR, new_NH, recurrent_NG[:, 2 * width :])
+        hidden_NH, gates_NR, new_NH, recurrent_NG = gru_scan(a_NG, product, batch_sizes)
+        ctx.save_for_backward(hidden_NH, gates_NR, new_NH, recurrent_NG[:, 2 * new_NH.shape[1] :])
         ctx.product, ctx.batch_sizes = product, batch_sizes
         return hidden_NH
 
@@ -220,39 +206,82 @@ class _GRU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_NH: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden_NH, gates_NR, new_NH, recurrent_new_NH = ctx.saved_tensors
-        width = hidden_NH.shape[1]
-        reset_NH, update_NH = gates_NR[:, :width], gates_NR[:, width:]
         previous_NH = _previous_states(hidden_NH, ctx.batch_sizes, reverse=False)
-        # The gradients of the gates are the state's gradient times factors that need no recurrence.
-        to_new_NH = (1 - update_NH) * (1 - new_NH * new_NH)
-        factor_NGH = torch.stack(
-            (
-                to_new_NH * recurrent_new_NH * reset_NH * (1 - reset_NH),
-                (previous_NH - new_NH) * update_NH * (1 - update_NH),
-                to_new_NH * reset_NH,
-            ),
-            dim=1,
+        to_new_NH, factor_NGH = gru_factors(previous_NH, gates_NR, new_NH, recurrent_new_NH)
+        update_NH = gates_NR[:, new_NH.shape[1] :]
+        grad_hidden_NH, grad_recurrent_NG = gru_scan_back(
+            grad_NH, update_NH, factor_NGH, ctx.product, ctx.batch_sizes
         )
-        grad_hidden_NH = torch.empty_like(hidden_NH)
-        grad_recurrent_NGH = torch.empty_like(factor_NGH)
-        carry = grad_NH.new_empty(0, width)
-        columns = (grad_NH, update_NH, factor_NGH, grad_hidden_NH, grad_recurrent_NGH)
-        for grad, update, factor, dh, du in reversed(list(_steps(ctx.batch_sizes, *columns))):
-            if len(carry) == len(dh):
-                torch.add(grad, carry, out=dh)
-            else:
-                dh.copy_(grad)
-                dh[: len(carry)] += carry
-            torch.mul(dh.unsqueeze(1), factor, out=du)
-            carry = dh * update
-            ctx.product.backward(du.flatten(1), carry, out=carry)
-        grad_recurrent_NG = grad_recurrent_NGH.flatten(1)
         grad_weight_GH = None
         if ctx.needs_input_grad[1]:
             grad_weight_GH = ctx.product.gradient(grad_recurrent_NG, previous_NH)
-        # a_n differs from U_n h only by the reset gate, so the same memory serves both gradients.
-        torch.mul(grad_hidden_NH, to_new_NH, out=grad_recurrent_NG[:, 2 * width :])
-        return grad_recurrent_NG, grad_weight_GH, None, None
+        return gru_input_gradient(grad_hidden_NH, grad_recurrent_NG, to_new_NH), grad_weight_GH, None, None
+
+
+def gru_scan(a_NG: Tensor, product: Product, batch_sizes: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The steps of a GRU: hidden states (N, H), gates r and z (N, 2H), n (N, H), and U h (N, 3H)."""
+    width = a_NG.shape[1] // 3
+    hidden_NH = a_NG.new_empty(len(a_NG), width)
+    recurrent_NG = torch.empty_like(a_NG)
+    gates_NR = a_NG.new_empty(len(a_NG), 2 * width)
+    new_NH = torch.empty_like(hidden_NH)
+    state = a_NG.new_zeros(batch_sizes[0], width)
+    for a, u, rz, n, h in _steps(batch_sizes, a_NG, recurrent_NG, gates_NR, new_NH, hidden_NH):
+        state = state[: len(h)]
+        product.forward(state, None, out=u)
+        torch.add(a[:, : 2 * width], u[:, : 2 * width], out=rz)
+        rz.sigmoid_()
+        torch.addcmul(a[:, 2 * width :], rz[:, :width], u[:, 2 * width :], out=n)
+        n.tanh_()
+        torch.lerp(n, state, rz[:, width:], out=h)
+        state = h
+    return hidden_NH, gates_NR, new_NH, recurrent_NG
+
+
+def gru_factors(
+    previous_NH: Tensor, gates_NR: Tensor, new_NH: Tensor, recurrent_new_NH: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the state's gradient is multiplied with for that of a_n (N, H), and of U h (N, 3, H).
+
+    No recurrence is needed for them.
+    """
+    reset_NH, update_NH = gates_NR.chunk(2, dim=1)
+    to_new_NH = (1 - update_NH) * (1 - new_NH * new_NH)
+    factor_NGH = torch.stack(
+        (
+            to_new_NH * recurrent_new_NH * reset_NH * (1 - reset_NH),
+            (previous_NH - new_NH) * update_NH * (1 - update_NH),
+            to_new_NH * reset_NH,
+        ),
+        dim=1,
+    )
+    return to_new_NH, factor_NGH
+
+
+def gru_scan_back(
+    grad_NH: Tensor, update_NH: Tensor, factor_NGH: Tensor, product: Product, batch_sizes: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The steps against time: gradients of the hidden states (N, H) and of U h (N, 3H)."""
+    grad_hidden_NH = torch.empty_like(grad_NH)
+    grad_recurrent_NGH = torch.empty_like(factor_NGH)
+    carry = grad_NH.new_empty(0, grad_NH.shape[1])
+    columns = (grad_NH, update_NH, factor_NGH, grad_hidden_NH, grad_recurrent_NGH)
+    for grad, update, factor, dh, du in reversed(list(_steps(batch_sizes, *columns))):
+        if len(carry) == len(dh):
+            torch.add(grad, carry, out=dh)
+        else:
+            dh.copy_(grad)
+            dh[: len(carry)] += carry
+        torch.mul(dh.unsqueeze(1), factor, out=du)
+        carry = dh * update
+        product.backward(du.flatten(1), carry, out=carry)
+    return grad_hidden_NH, grad_recurrent_NGH.flatten(1)
+
+
+def gru_input_gradient(grad_hidden_NH: Tensor, grad_recurrent_NG: Tensor, to_new_NH: Tensor) -> Tensor:
+    """The gradient of a, in the memory of that of U h, from which it differs by a_n alone."""
+    torch.mul(grad_hidden_NH, to_new_NH, out=grad_recurrent_NG[:, 2 * to_new_NH.shape[1] :])
+    return grad_recurrent_NG
 
 
 def _steps(batch_sizes: list[int], *packed: Tensor) -> Sequence[tuple[Tensor, ...]]:
