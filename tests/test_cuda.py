@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from blocksparse_rnn.runtime.cuda import DeviceMatrix, gru_layer, rnn_layer
 ON_GPU = torch.cuda.is_available()  # if not, kernels are interpreted (conftest.py)
 pytest.importorskip("triton", reason="make triton installs it beside a CPU build of torch")
 
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 BLOCKS = [(4, 4), (8, 8), (16, 16), (32, 32), (8, 2), (1, 1)]
 
 
@@ -207,3 +209,26 @@ def test_every_kernel_compiles_for_gpus_even_where_there_is_none(tmp_path):
 
 def test_the_clip_is_that_of_training():
     assert cuda.CLIP == CLIP
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_the_benchmark_compares_layers_that_agree(device, cell, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_runtime
+
+    rows = gpu_runtime.compare(cell, 64, 8, 2, steps=2, device=device, repetitions=1)
+    assert [(row["backend"], row["dtype"]) for row in rows] == [
+        *((f"torch nn.{cell.upper()}", dtype) for dtype in ("fp32", "bf16")),
+        *(("blocksparse", dtype) for dtype in ("fp32", "bf16", "int8")),
+    ]
+    assert all(row["ms"] > 0 for row in rows)
+
+
+@pytest.mark.skipif(ON_GPU, reason="what is said where there is none")
+def test_without_a_gpu_the_check_says_so_in_one_line_and_fails(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--out", str(tmp_path / "gpu")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "gpu-check: torch finds no GPU on this machine, so nothing was checked\n"
+    assert not (tmp_path / "gpu").exists()
