@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo reproduce-table runtime bench test faults slow check lint lock clean
+.PHONY: help env demo reproduce-table runtime bench triton gpu-check test faults slow check lint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,12 @@ runtime: env ## compile the block-sparse runtime ahead of its first use
 bench: env ## the runtime beside torch and other libraries, which it installs; ARGS=--quick for a look
 	$(PY) -m pip install --quiet -r benchmarks/rivals.txt
 	$(PY) src/bench.py --out outputs/bench $(ARGS)
+
+triton: env ## Triton beside a CPU build of torch, so that the tests of its kernels run in its interpreter
+	$(PY) -m pip install --quiet --no-build-isolation --editable '.[cuda]'
+
+gpu-check: env ## tests, training step and runtime on a GPU; writes results/gpu/
+	$(PY) benchmarks/gpu_check.py
 
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)

@@ -4,6 +4,7 @@ Our layers have batch norm, theirs have none. Forward and backward, both rivals 
 turns; medians, and the ratio of the medians.
 
 python benchmarks/train_step.py [--threads 1] [--json results.json]
+python benchmarks/train_step.py --device cuda --widths 704 1760 2560
 """
 
 import argparse
@@ -28,6 +29,7 @@ def ours(layer: nn.Module, packed: PackedSequence) -> Callable[[], None]:
     def step() -> None:
         layer.zero_grad()
         layer(packed).data.square().mean().backward()
+        finish(packed.data.device)
 
     return step
 
@@ -39,8 +41,14 @@ def theirs(layer: nn.RNNBase, x_TBI: torch.Tensor) -> Callable[[], None]:
         if layer.bidirectional:  # the paper's layer sums its directions
             hidden = hidden[..., : layer.hidden_size] + hidden[..., layer.hidden_size :]
         hidden.square().mean().backward()
+        finish(x_TBI.device)
 
     return step
+
+
+def finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def medians(rivals: list[Callable[[], None]], repetitions: int) -> list[float]:
@@ -56,8 +64,8 @@ def medians(rivals: list[Callable[[], None]], repetitions: int) -> list[float]:
     return [statistics.median(taken) for taken in times]
 
 
-def compare(cell: str, width: int, batch: int, repetitions: int) -> dict:
-    x_TBI = torch.randn(STEPS, batch, width, requires_grad=True)
+def compare(cell: str, width: int, batch: int, repetitions: int, device: torch.device) -> dict:
+    x_TBI = torch.randn(STEPS, batch, width, device=device, requires_grad=True)
     packed = pack(x_TBI.transpose(0, 1), [STEPS] * batch)
     packed = PackedSequence(packed.data.detach().requires_grad_(), *packed[1:])
     if cell == "rnn":
@@ -65,10 +73,12 @@ def compare(cell: str, width: int, batch: int, repetitions: int) -> dict:
         other: nn.RNNBase = nn.RNN(width, width, nonlinearity="relu", bidirectional=True)
     else:
         mine, other = GRULayer(width, width), nn.GRU(width, width)
+    mine, other = mine.to(device), other.to(device)
     our_ms, torch_ms = medians([ours(mine, packed), theirs(other, x_TBI)], repetitions)
     ratio = our_ms / torch_ms
     row = {"cell": cell, "width": width, "batch": batch, "steps": STEPS, "our_ms": round(our_ms, 1)}
-    return {**row, "torch_ms": round(torch_ms, 1), "ratio": round(ratio, 3), "limit": LIMITS[cell]}
+    limit = LIMITS[cell] if device.type == "cpu" else None
+    return {**row, "torch_ms": round(torch_ms, 1), "ratio": round(ratio, 3), "limit": limit}
 
 
 def main() -> None:
@@ -77,26 +87,32 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--widths", type=int, nargs="+", default=(256, 512))
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, T = {STEPS}")
+    device = torch.device(arguments.device)
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, T = {STEPS}")
     print("cell  width  batch  ours ms  torch ms  ratio  limit")
     rows = []
     for cell in ("rnn", "gru"):
-        for width in (256, 512):
+        for width in arguments.widths:
             for batch in (8, 16, 32):
-                row = compare(cell, width, batch, arguments.repetitions)
+                row = compare(cell, width, batch, arguments.repetitions, device)
                 rows.append(row)
                 print(
                     f"{cell:4}  {width:5}  {batch:5}  {row['our_ms']:7}  {row['torch_ms']:8}  "
-                    f"{row['ratio']:5.2f}  {row['limit']:5}",
+                    f"{row['ratio']:5.2f}  {row['limit'] or '':5}",
                     flush=True,
                 )
     if arguments.json:
-        machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        machine = {"gpu": name} if on_gpu else {}
+        machine |= {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 

@@ -1,11 +1,17 @@
 """What the tests share: a corpus of tones that a recogniser learns in seconds, and a short training."""
 
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+if not torch.cuda.is_available():
+    # Without a GPU its kernels are interpreted. Triton reads this when it is imported, by whomever.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from blocksparse_rnn.command_line import compose_settings
 from blocksparse_rnn.config import resolve

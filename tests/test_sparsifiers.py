@@ -38,7 +38,14 @@ def network(cell: str = "rnn") -> nn.Module:
 
 
 def pruning(**changes) -> BlockPruning:
-    given = {"block": 4, "target_sparsity": 0.9, "q": "auto", "size_exponent": 0.25, "max_sparsity": 0.99}
+    given = {
+        "block": 4,
+        "target_sparsity": 0.9,
+        "q": "auto",
+        "size_exponent": 0.25,
+        "skip_zeros": None,
+        "max_sparsity": 0.99,
+    }
     context = Context(PATTERNS, changes.pop("find_dense", lambda q: None))
     return BlockPruning(context, **{**given, "schedule": SCHEDULE} | changes)
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runtime.kept import check_skipping
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
 from blocksparse_rnn.text import Alphabet
 
@@ -49,6 +50,7 @@ class Settings(BaseModel):
     block: int | str
     target_sparsity: float | None
     q: str
+    skip_zeros: bool | None
     dry_run: bool
     prunable: dict[str, list[str]]
     scale: dict[str, Any]
@@ -222,3 +224,5 @@ def _check_blocks(settings: dict[str, Any]) -> None:
     model = build_shapes(settings)
     for sparsifier in build_sparsifiers(settings):
         sparsifier.check(model)
+        if sparsifier.skip_zeros:
+            check_skipping(sparsifier.block)

@@ -28,7 +28,7 @@ from blocksparse_rnn.files import durable_file
 NOT_IDENTITY = (
     *("outputs", "corpora", "logger", "sweep", "workers", "checkpoints", "launcher", "dry_run"),
     # Other settings repeat these where they matter: a dense run has no block.
-    *("block", "target_sparsity", "q", "schedule", "scale"),
+    *("block", "target_sparsity", "q", "schedule", "scale", "skip_zeros"),
 )
 """Settings that change where or how a run is done, but not its result."""
 NOT_IDENTITY_WITHIN = {

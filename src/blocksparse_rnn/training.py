@@ -38,6 +38,7 @@ from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.retest import retest
 from blocksparse_rnn.runs import FollowedRun, RunFolder, identity
+from blocksparse_rnn.skip_zeros import SkipZeros
 from blocksparse_rnn.sparsifiers.base import Sparsifier
 from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
 from blocksparse_rnn.stop import Stopped, StopRequests
@@ -136,7 +137,8 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
     monitors = _monitors(sparsifiers, settings, run)
     checkpoints = build(settings["checkpoints"], run, stop)
     # Sparsifiers come first, so that what is saved and shown after a step is what they left.
-    callbacks = [*sparsifiers, *monitors, checkpoints, Progress(run), LeaveOnError()]
+    skipping = [SkipZeros(sparsifiers)] if any(s.skip_zeros for s in sparsifiers) else []
+    callbacks = [*sparsifiers, *skipping, *monitors, checkpoints, Progress(run), LeaveOnError()]
     trainer = build(settings["trainer"], run, callbacks, loggers)
 
     resume_from = ranks.from_first(None if ranks.rank() else resume_point(run))

@@ -7,7 +7,7 @@ Shapes: B batch, C channels, F frequencies, T frames, N packed frames, I inputs,
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as functional
@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.norm import BatchNorm
-from blocksparse_rnn.models.recurrence import CLIP, Core, gru_forward, rnn_backward, rnn_forward
+from blocksparse_rnn.models.recorded import gru_core, rnn_core
+from blocksparse_rnn.models.recurrence import CLIP
 
 
 def clipped_relu(x: Tensor) -> Tensor:
@@ -118,7 +119,9 @@ class RNNLayer(nn.Module):
         self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.weight_hh_reverse = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.norm = BatchNorm(hidden_size)
-        self.cores: tuple[Core, Core] = (rnn_forward, rnn_backward)
+        # What computes the two parts; others may stand in.
+        self.project: Callable[[Tensor, Tensor], Tensor] = functional.linear
+        self.core: Callable[[Tensor, Tensor, Tensor, list[int]], Tensor] = rnn_core
         nn.init.normal_(self.weight_ih, std=input_size**-0.5)
         # A rectified state neither grows nor dies over many steps at about half the critical radius.
         nn.init.normal_(self.weight_hh, std=0.5 * hidden_size**-0.5)
@@ -126,12 +129,9 @@ class RNNLayer(nn.Module):
 
     def forward(self, packed: PackedSequence) -> PackedSequence:
         """(N, I) -> (N, H), both packed."""
-        a_NH = self.norm(functional.linear(packed.data, self.weight_ih))
-        batch_sizes = packed.batch_sizes.tolist()
-        forward_core, backward_core = self.cores
-        hidden_NH = forward_core(a_NH, self.weight_hh.to(a_NH.dtype), batch_sizes)
-        hidden_NH = hidden_NH + backward_core(a_NH, self.weight_hh_reverse.to(a_NH.dtype), batch_sizes)
-        return repack(hidden_NH, packed)
+        a_NH = self.norm(self.project(packed.data, self.weight_ih))
+        matrices = (self.weight_hh.to(a_NH.dtype), self.weight_hh_reverse.to(a_NH.dtype))
+        return repack(self.core(a_NH, *matrices, packed.batch_sizes.tolist()), packed)
 
 
 class GRULayer(nn.Module):
@@ -150,13 +150,14 @@ class GRULayer(nn.Module):
         self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))
         self.weight_hh = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
         self.norm = BatchNorm(3 * hidden_size)
-        self.core: Core = gru_forward
+        self.project: Callable[[Tensor, Tensor], Tensor] = functional.linear
+        self.core: Callable[[Tensor, Tensor, list[int]], Tensor] = gru_core
         nn.init.normal_(self.weight_ih, std=input_size**-0.5)
         nn.init.uniform_(self.weight_hh, -(hidden_size**-0.5), hidden_size**-0.5)
 
     def forward(self, packed: PackedSequence) -> PackedSequence:
         """(N, I) -> (N, H), both packed."""
-        a_NG = self.norm(functional.linear(packed.data, self.weight_ih))
+        a_NG = self.norm(self.project(packed.data, self.weight_ih))
         hidden_NH = self.core(a_NG, self.weight_hh.to(a_NG.dtype), packed.batch_sizes.tolist())
         return repack(hidden_NH, packed)
 
@@ -168,7 +169,8 @@ class FullyConnected(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size, size))
         self.norm = BatchNorm(size)
+        self.project: Callable[[Tensor, Tensor], Tensor] = functional.linear
         nn.init.normal_(self.weight, std=size**-0.5)
 
     def forward(self, x_NH: Tensor) -> Tensor:
-        return clipped_relu(self.norm(functional.linear(x_NH, self.weight)))
+        return clipped_relu(self.norm(self.project(x_NH, self.weight)))

@@ -10,7 +10,7 @@ Shapes: N packed frames, H hidden units, T time steps.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,30 +18,83 @@ from torch import Tensor
 CLIP = 20.0
 """Upper limit of the clipped rectifier min(max(x, 0), 20) (Hannun et al., "Deep Speech", 2014)."""
 
-Core = Callable[[Tensor, Tensor, list[int]], Tensor]
-"""A recurrent core: (input part a, recurrent matrix, batch_sizes) -> hidden states of every frame."""
+
+class Product(Protocol):
+    """Multiplies with a recurrent matrix U of one training step; `Dense` does it as torch does."""
+
+    def forward(self, x_BH: Tensor, addend: Tensor | None, out: Tensor) -> None:
+        """out = addend + x U^T; the addend may be None, or `out` itself."""
+
+    def backward(self, x_BO: Tensor, addend: Tensor, out: Tensor) -> None:
+        """out = addend + x U; the addend may be `out` itself."""
+
+    def gradient(self, grad_NO: Tensor, x_NH: Tensor) -> Tensor:
+        """The gradient of U: grad^T x."""
 
 
-def rnn_forward(a_NH: Tensor, weight_hh_HH: Tensor, batch_sizes: list[int]) -> Tensor:
+class Dense:
+    """The product with a matrix of which nothing is known."""
+
+    def __init__(self, weight_OH: Tensor) -> None:
+        self.weight_OH = weight_OH
+
+    def forward(self, x_BH: Tensor, addend: Tensor | None, out: Tensor) -> None:
+        if addend is None:
+            torch.mm(x_BH, self.weight_OH.t(), out=out)
+        else:
+            torch.addmm(addend, x_BH, self.weight_OH.t(), out=out)
+
+    def backward(self, x_BO: Tensor, addend: Tensor, out: Tensor) -> None:
+        torch.addmm(addend, x_BO, self.weight_OH, out=out)
+
+    def gradient(self, grad_NO: Tensor, x_NH: Tensor) -> Tensor:
+        return grad_NO.t() @ x_NH
+
+
+MakeProduct = Callable[[Tensor], Product]
+"""Recurrent matrix -> how to multiply with it."""
+
+
+def rnn_both(
+    a_NH: Tensor,
+    weight_HH: Tensor,
+    reverse_HH: Tensor,
+    batch_sizes: list[int],
+    products: tuple[MakeProduct, MakeProduct] = (Dense, Dense),
+) -> Tensor:
+    """The sum of `rnn_forward` with one matrix and `rnn_backward` with the other."""
+    forward, backward = products
+    hidden_NH = rnn_forward(a_NH, weight_HH, batch_sizes, forward)
+    return hidden_NH + rnn_backward(a_NH, reverse_HH, batch_sizes, backward)
+
+
+def rnn_forward(
+    a_NH: Tensor, weight_hh_HH: Tensor, batch_sizes: list[int], product: MakeProduct = Dense
+) -> Tensor:
     """h_t = clip(a_t + U h_{t-1}) from the first frame to the last, h before the first being 0.
 
     Args:
         a_NH: input part of every frame, packed.
         weight_hh_HH: recurrent matrix U.
         batch_sizes: rows of each time step, never growing.
+        product: how to multiply with U.
 
     Returns:
         Hidden states, packed like the input (N, H).
     """
-    return _ClippedRNN.apply(a_NH, weight_hh_HH, batch_sizes, False)
+    return _ClippedRNN.apply(a_NH, weight_hh_HH, batch_sizes, False, product)
 
 
-def rnn_backward(a_NH: Tensor, weight_hh_HH: Tensor, batch_sizes: list[int]) -> Tensor:
+def rnn_backward(
+    a_NH: Tensor, weight_hh_HH: Tensor, batch_sizes: list[int], product: MakeProduct = Dense
+) -> Tensor:
     """The same from each utterance's last frame to its first: h_t = clip(a_t + U h_{t+1})."""
-    return _ClippedRNN.apply(a_NH, weight_hh_HH, batch_sizes, True)
+    return _ClippedRNN.apply(a_NH, weight_hh_HH, batch_sizes, True, product)
 
 
-def gru_forward(a_NG: Tensor, weight_hh_GH: Tensor, batch_sizes: list[int]) -> Tensor:
+def gru_forward(
+    a_NG: Tensor, weight_hh_GH: Tensor, batch_sizes: list[int], product: MakeProduct = Dense
+) -> Tensor:
     """Gated recurrent unit with the reset applied after the product, as cuDNN does it.
 
     r = sigmoid(a_r + U_r h), z = sigmoid(a_z + U_z h), n = tanh(a_n + r * (U_n h)),
@@ -51,21 +104,22 @@ def gru_forward(a_NG: Tensor, weight_hh_GH: Tensor, batch_sizes: list[int]) -> T
         a_NG: input part of the gates r, z, n side by side (G = 3H), packed.
         weight_hh_GH: recurrent matrices of the three gates, one above the other.
         batch_sizes: rows of each time step, never growing.
+        product: how to multiply with the recurrent matrix.
 
     Returns:
         Hidden states (N, H), packed like the input.
     """
-    return _GRU.apply(a_NG, weight_hh_GH, batch_sizes)
+    return _GRU.apply(a_NG, weight_hh_GH, batch_sizes, product)
 
 
-def _scan(
+def scan(
     input_NH: Tensor,
-    matrix_HH: Tensor,
+    multiply: Callable[[Tensor, Tensor, Tensor], None],
     batch_sizes: list[int],
     reverse: bool,
     activate: Callable[[Tensor, int], object],
 ) -> Tensor:
-    """out_t = activate(input_t + out_{t-1} @ matrix), in the order of time or against it."""
+    """out_t = activate(input_t + out_{t-1} times a matrix), in the order of time or against it."""
     out_NH = torch.empty_like(input_NH)
     inputs, outs = input_NH.split(batch_sizes), out_NH.split(batch_sizes)
     steps = range(len(batch_sizes))
@@ -76,11 +130,11 @@ def _scan(
         old = min(rows, alive)
         if old == rows:
             state = previous if old == alive else previous[:old]
-            torch.addmm(inputs[t], state, matrix_HH, out=out)
+            multiply(state, inputs[t], out)
         else:
             out.copy_(inputs[t])
             if old:
-                out[:old].addmm_(previous, matrix_HH)
+                multiply(previous, out[:old], out[:old])
         activate(out, t)
         previous, alive = out, rows
     return out_NH
@@ -105,85 +159,129 @@ class _ClippedRNN(torch.autograd.Function):
     """Clipped-rectifier recurrence; keeps only the hidden states for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, a_NH: Tensor, weight_HH: Tensor, batch_sizes: list[int], reverse: bool) -> Tensor:
-        hidden_NH = _scan(a_NH, weight_HH.t(), batch_sizes, reverse, lambda h, t: h.clamp_(0.0, CLIP))
-        ctx.save_for_backward(weight_HH, hidden_NH)
-        ctx.batch_sizes, ctx.reverse = batch_sizes, reverse
+    def forward(
+        ctx: Any,
+        a_NH: Tensor,
+        weight_HH: Tensor,
+        batch_sizes: list[int],
+        reverse: bool,
+        make_product: MakeProduct,
+    ) -> Tensor:
+        product = make_product(weight_HH)
+        hidden_NH = scan(a_NH, product.forward, batch_sizes, reverse, lambda h, t: h.clamp_(0.0, CLIP))
+        ctx.save_for_backward(hidden_NH)
+        ctx.product, ctx.batch_sizes, ctx.reverse = product, batch_sizes, reverse
         return hidden_NH
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_NH: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        weight_HH, hidden_NH = ctx.saved_tensors
+    def backward(ctx: Any, grad_NH: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        [hidden_NH] = ctx.saved_tensors
         batch_sizes, reverse = ctx.batch_sizes, ctx.reverse
         slope_NH = ((hidden_NH > 0) & (hidden_NH < CLIP)).to(grad_NH.dtype)
         slopes = slope_NH.split(batch_sizes)
-        grad_a_NH = _scan(grad_NH, weight_HH, batch_sizes, not reverse, lambda d, t: d.mul_(slopes[t]))
+        multiply = ctx.product.backward
+        grad_a_NH = scan(grad_NH, multiply, batch_sizes, not reverse, lambda d, t: d.mul_(slopes[t]))
         grad_weight_HH = None
         if ctx.needs_input_grad[1]:
-            grad_weight_HH = grad_a_NH.t() @ _previous_states(hidden_NH, batch_sizes, reverse)
-        return grad_a_NH, grad_weight_HH, None, None
+            previous_NH = _previous_states(hidden_NH, batch_sizes, reverse)
+            grad_weight_HH = ctx.product.gradient(grad_a_NH, previous_NH)
+        return grad_a_NH, grad_weight_HH, None, None, None
 
 
 class _GRU(torch.autograd.Function):
     """GRU recurrence; everything that doesn't depend on the step before is done for all frames at once."""
 
     @staticmethod
-    def forward(ctx: Any, a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int]) -> Tensor:
-        width = weight_GH.shape[1]
-        hidden_NH = a_NG.new_empty(len(a_NG), width)
-        recurrent_NG = torch.empty_like(a_NG)
-        gates_NR = a_NG.new_empty(len(a_NG), 2 * width)
-        new_NH = torch.empty_like(hidden_NH)
-        weight_HG = weight_GH.t()
-        state = a_NG.new_zeros(batch_sizes[0], width)
-        for a, u, rz, n, h in _steps(batch_sizes, a_NG, recurrent_NG, gates_NR, new_NH, hidden_NH):
-            state = state[: len(h)]
-            torch.mm(state, weight_HG, out=u)
-            torch.add(a[:, : 2 * width], u[:, : 2 * width], out=rz)
-            rz.sigmoid_()
-            torch.addcmul(a[:, 2 * width :], rz[:, :width], u[:, 2 * width :], out=n)
-            n.tanh_()
-            torch.lerp(n, state, rz[:, width:], out=h)
-            state = h
-        ctx.save_for_backward(weight_GH, hidden_NH, gates_NR, new_NH, recurrent_NG[:, 2 * width :])
-        ctx.batch_sizes = batch_sizes
+    def forward(
+        ctx: Any, a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int], make_product: MakeProduct
+    ) -> Tensor:
+        product = make_product(weight_GH)
+        hidden_NH, gates_NR, new_NH, recurrent_NG = gru_scan(a_NG, product, batch_sizes)
+        ctx.save_for_backward(hidden_NH, gates_NR, new_NH, recurrent_NG[:, 2 * new_NH.shape[1] :])
+        ctx.product, ctx.batch_sizes = product, batch_sizes
         return hidden_NH
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_NH: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        weight_GH, hidden_NH, gates_NR, new_NH, recurrent_new_NH = ctx.saved_tensors
-        width = weight_GH.shape[1]
-        reset_NH, update_NH = gates_NR[:, :width], gates_NR[:, width:]
+    def backward(ctx: Any, grad_NH: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        hidden_NH, gates_NR, new_NH, recurrent_new_NH = ctx.saved_tensors
         previous_NH = _previous_states(hidden_NH, ctx.batch_sizes, reverse=False)
-        # The gradients of the gates are the state's gradient times factors that need no recurrence.
-        to_new_NH = (1 - update_NH) * (1 - new_NH * new_NH)
-        factor_NGH = torch.stack(
-            (
-                to_new_NH * recurrent_new_NH * reset_NH * (1 - reset_NH),
-                (previous_NH - new_NH) * update_NH * (1 - update_NH),
-                to_new_NH * reset_NH,
-            ),
-            dim=1,
+        to_new_NH, factor_NGH = gru_factors(previous_NH, gates_NR, new_NH, recurrent_new_NH)
+        update_NH = gates_NR[:, new_NH.shape[1] :]
+        grad_hidden_NH, grad_recurrent_NG = gru_scan_back(
+            grad_NH, update_NH, factor_NGH, ctx.product, ctx.batch_sizes
         )
-        grad_hidden_NH = torch.empty_like(hidden_NH)
-        grad_recurrent_NGH = torch.empty_like(factor_NGH)
-        carry = grad_NH.new_empty(0, width)
-        columns = (grad_NH, update_NH, factor_NGH, grad_hidden_NH, grad_recurrent_NGH)
-        for grad, update, factor, dh, du in reversed(list(_steps(ctx.batch_sizes, *columns))):
-            if len(carry) == len(dh):
-                torch.add(grad, carry, out=dh)
-            else:
-                dh.copy_(grad)
-                dh[: len(carry)] += carry
-            torch.mul(dh.unsqueeze(1), factor, out=du)
-            carry = torch.addmm(dh * update, du.flatten(1), weight_GH)
-        grad_recurrent_NG = grad_recurrent_NGH.flatten(1)
-        grad_weight_GH = grad_recurrent_NG.t() @ previous_NH if ctx.needs_input_grad[1] else None
-        # a_n differs from U_n h only by the reset gate, so the same memory serves both gradients.
-        torch.mul(grad_hidden_NH, to_new_NH, out=grad_recurrent_NG[:, 2 * width :])
-        return grad_recurrent_NG, grad_weight_GH, None
+        grad_weight_GH = None
+        if ctx.needs_input_grad[1]:
+            grad_weight_GH = ctx.product.gradient(grad_recurrent_NG, previous_NH)
+        return gru_input_gradient(grad_hidden_NH, grad_recurrent_NG, to_new_NH), grad_weight_GH, None, None
+
+
+def gru_scan(a_NG: Tensor, product: Product, batch_sizes: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The steps of a GRU: hidden states (N, H), gates r and z (N, 2H), n (N, H), and U h (N, 3H)."""
+    width = a_NG.shape[1] // 3
+    hidden_NH = a_NG.new_empty(len(a_NG), width)
+    recurrent_NG = torch.empty_like(a_NG)
+    gates_NR = a_NG.new_empty(len(a_NG), 2 * width)
+    new_NH = torch.empty_like(hidden_NH)
+    state = a_NG.new_zeros(batch_sizes[0], width)
+    for a, u, rz, n, h in _steps(batch_sizes, a_NG, recurrent_NG, gates_NR, new_NH, hidden_NH):
+        state = state[: len(h)]
+        product.forward(state, None, out=u)
+        torch.add(a[:, : 2 * width], u[:, : 2 * width], out=rz)
+        rz.sigmoid_()
+        torch.addcmul(a[:, 2 * width :], rz[:, :width], u[:, 2 * width :], out=n)
+        n.tanh_()
+        torch.lerp(n, state, rz[:, width:], out=h)
+        state = h
+    return hidden_NH, gates_NR, new_NH, recurrent_NG
+
+
+def gru_factors(
+    previous_NH: Tensor, gates_NR: Tensor, new_NH: Tensor, recurrent_new_NH: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the state's gradient is multiplied with for that of a_n (N, H), and of U h (N, 3, H).
+
+    No recurrence is needed for them.
+    """
+    reset_NH, update_NH = gates_NR.chunk(2, dim=1)
+    to_new_NH = (1 - update_NH) * (1 - new_NH * new_NH)
+    factor_NGH = torch.stack(
+        (
+            to_new_NH * recurrent_new_NH * reset_NH * (1 - reset_NH),
+            (previous_NH - new_NH) * update_NH * (1 - update_NH),
+            to_new_NH * reset_NH,
+        ),
+        dim=1,
+    )
+    return to_new_NH, factor_NGH
+
+
+def gru_scan_back(
+    grad_NH: Tensor, update_NH: Tensor, factor_NGH: Tensor, product: Product, batch_sizes: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The steps against time: gradients of the hidden states (N, H) and of U h (N, 3H)."""
+    grad_hidden_NH = torch.empty_like(grad_NH)
+    grad_recurrent_NGH = torch.empty_like(factor_NGH)
+    carry = grad_NH.new_empty(0, grad_NH.shape[1])
+    columns = (grad_NH, update_NH, factor_NGH, grad_hidden_NH, grad_recurrent_NGH)
+    for grad, update, factor, dh, du in reversed(list(_steps(batch_sizes, *columns))):
+        if len(carry) == len(dh):
+            torch.add(grad, carry, out=dh)
+        else:
+            dh.copy_(grad)
+            dh[: len(carry)] += carry
+        torch.mul(dh.unsqueeze(1), factor, out=du)
+        carry = dh * update
+        product.backward(du.flatten(1), carry, out=carry)
+    return grad_hidden_NH, grad_recurrent_NGH.flatten(1)
+
+
+def gru_input_gradient(grad_hidden_NH: Tensor, grad_recurrent_NG: Tensor, to_new_NH: Tensor) -> Tensor:
+    """The gradient of a, in the memory of that of U h, from which it differs by a_n alone."""
+    torch.mul(grad_hidden_NH, to_new_NH, out=grad_recurrent_NG[:, 2 * to_new_NH.shape[1] :])
+    return grad_recurrent_NG
 
 
 def _steps(batch_sizes: list[int], *packed: Tensor) -> Sequence[tuple[Tensor, ...]]:

@@ -4,6 +4,7 @@
 // Sequences are packed: frames of all utterances time step by time step, utterances from long to short, step t
 // holding batch_sizes[t] of them. Sources: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural
 // Networks", 2017; gated recurrent unit with the reset applied after the product, as cuDNN does it.
+#include "gradients.hpp"
 #include "kernels.hpp"
 #include "peaks.hpp"
 #include "threads.hpp"
@@ -480,6 +481,33 @@ int bsr_rnn(const Matrix *w, const Matrix *u, const Matrix *u_reverse, const flo
         input_part(*w, bias, u->block, threads, steps, batch_sizes, x, a.get());
         Recurrence{*u, 1, batch_sizes, steps, false, false, a.get(), nullptr, out}.run(threads);
         Recurrence{*u_reverse, 1, batch_sizes, steps, true, true, a.get(), nullptr, out}.run(threads);
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
+
+// values (blocks, block, block): for each block of m, the sum over frames of gradient (frames, rows) times input x
+// (frames, columns). 1: no memory.
+int bsr_gradient(const Matrix *m, int threads, long frames, const float *gradient, const float *x, float *values) {
+    try {
+        Buffer<float> g((long)m->rows * FRAMES), h((long)m->columns * FRAMES);
+        const auto bounds = shares(threads, m->block_rows(), [&](int row) { return row_blocks(*m, row); });
+        const long area = (long)m->block * m->block;
+        pool().run(threads, [&](int me, Barrier &barrier) {
+            const int from = bounds[me], to = bounds[me + 1];
+            memset(values + m->row_pointer[from] * area, 0, (m->row_pointer[to] - m->row_pointer[from]) * area * sizeof(float));
+            for (long first = 0; first < frames; first += FRAMES) {
+                const int count = (int)std::min<long>(FRAMES, frames - first);
+                const long begin = (long)count * me / threads, end = (long)count * (me + 1) / threads;
+                pack_frames(gradient + first * m->rows, m->rows, m->block, begin, end, g.get());
+                pack_frames(x + first * m->columns, m->columns, m->block, begin, end, h.get());
+                barrier.wait();
+                const auto add = m->block == 4 ? block_gradients<4> : m->block == 8 ? block_gradients<8> : m->block == 16 ? block_gradients<16> : block_gradients<32>;
+                add(m->row_pointer.data(), m->column.data(), g.get(), h.get(), count, from, to, values);
+                barrier.wait();
+            }
+        });
         return 0;
     } catch (const std::bad_alloc &) {
         return 1;

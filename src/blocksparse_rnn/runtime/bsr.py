@@ -123,6 +123,22 @@ class BlockSparse:
         check_memory(self._handle.library.bsr_product(*arguments))
         return y_BO
 
+    def gradient(self, grad_NO: Tensor, x_NI: Tensor, threads: int = 1) -> Tensor:
+        """Each block's part of grad^T x, the gradient of the matrix in y = x W^T, as `values_NRC` (N, R, C).
+
+        Args:
+            grad_NO: gradient of y, a row for each vector.
+            x_NI: the vectors.
+            threads: of the native kernels, without which there is none.
+        """
+        assert self._handle is not None
+        grad_NO, x_NI = grad_NO.float().contiguous(), x_NI.float().contiguous()
+        assert (len(x_NI), *self.shape) == (len(grad_NO), grad_NO.shape[1], x_NI.shape[1])
+        values_NRC = torch.empty(self.values_NRC.shape)
+        arguments = (self.handle, threads, len(x_NI), *(t.data_ptr() for t in (grad_NO, x_NI, values_NRC)))
+        check_memory(self._handle.library.bsr_gradient(*arguments))
+        return values_NRC
+
     def _torch_product(self, x_BI: Tensor) -> Tensor:
         """The same with torch's own sparse product, int8 activations rounded as the kernels round them.
 

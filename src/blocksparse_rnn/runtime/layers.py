@@ -7,6 +7,7 @@ Shapes: N packed frames, I inputs, H units, G = 3H stacked gates r, z, n, B utte
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,9 +47,7 @@ def gru_layer(
         UserError: shapes that don't fit.
     """
     hidden = weight_GH.shape[1]
-    _check(weight_GI, (weight_GH,), 3, bias_G, x_NI, batch_sizes)
-    if state_BH is not None and tuple(state_BH.shape) != (batch_sizes[0], hidden):
-        raise UserError(f"the state must be {(batch_sizes[0], hidden)}, not {tuple(state_BH.shape)}")
+    check_layer(weight_GI, (weight_GH,), 3, bias_G, x_NI, batch_sizes, state_BH)
     if not _are_native(weight_GI, weight_GH):
         return _torch_gru(weight_GI, weight_GH, bias_G, x_NI, batch_sizes, state_BH)
     x_NI, bias_G = x_NI.float().contiguous(), bias_G.float().contiguous()
@@ -94,7 +93,7 @@ def rnn_layer(
     Raises:
         UserError: shapes that don't fit.
     """
-    _check(weight_HI, (weight_HH, reverse_HH), 1, bias_H, x_NI, batch_sizes)
+    check_layer(weight_HI, (weight_HH, reverse_HH), 1, bias_H, x_NI, batch_sizes)
     if not _are_native(weight_HI, weight_HH, reverse_HH):
         a_NH = weight_HI.product(x_NI) + bias_H
         return _torch_rnn(a_NH, weight_HH, batch_sizes, False) + _torch_rnn(
@@ -119,14 +118,28 @@ def _are_native(*matrices: BlockSparse) -> bool:
     return all(m.is_native for m in matrices) and len({m.block for m in matrices}) == 1
 
 
-def _check(
-    weight: BlockSparse,
-    recurrent: tuple[BlockSparse, ...],
+class Shaped(Protocol):
+    """A matrix, wherever it lies."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+
+def check_layer(
+    weight: Shaped,
+    recurrent: Sequence[Shaped],
     gates: int,
     bias: Tensor,
     x_NI: Tensor,
     batch_sizes: Sequence[int],
+    state_BH: Tensor | None = None,
 ) -> None:
+    """Hold a layer's arguments against one another.
+
+    Raises:
+        UserError: they don't fit.
+    """
     rows, inputs = weight.shape
     for matrix in recurrent:
         if matrix.shape != (rows, rows // gates):
@@ -138,6 +151,9 @@ def _check(
     falling = all(a >= b for a, b in zip(batch_sizes, batch_sizes[1:], strict=False))
     if not batch_sizes or batch_sizes[-1] < 1 or not falling:
         raise UserError("batch_sizes must be positive and never grow: utterances from long to short")
+    state = (batch_sizes[0], rows // gates)
+    if state_BH is not None and tuple(state_BH.shape) != state:
+        raise UserError(f"the state must be {state}, not {tuple(state_BH.shape)}")
 
 
 def _torch_gru(

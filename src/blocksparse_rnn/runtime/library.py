@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from blocksparse_rnn.errors import UserError
 
-_SOURCES = ("bsr.cpp", "kernels.hpp", "peaks.hpp", "threads.hpp")
+_SOURCES = ("bsr.cpp", "gradients.hpp", "kernels.hpp", "peaks.hpp", "threads.hpp")
 _COMMON = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
 _SIGNATURES = {
     "bsr_create": ([c_int, c_int, c_int, c_int, *[c_void_p] * 4], c_void_p),
@@ -28,6 +28,7 @@ _SIGNATURES = {
     "bsr_product": ([c_void_p, c_int, c_long, c_void_p, c_void_p], c_int),
     "bsr_gru": ([*[c_void_p] * 3, c_int, c_int, *[c_void_p] * 4], c_int),
     "bsr_rnn": ([*[c_void_p] * 4, c_int, c_int, *[c_void_p] * 3], c_int),
+    "bsr_gradient": ([c_void_p, c_int, c_long, *[c_void_p] * 3], c_int),
     "bsr_multiply_rounds": ([c_int, c_long], c_double),
     "bsr_read_rounds": ([c_void_p, c_long, c_long], c_float),
 }

@@ -42,6 +42,9 @@ class Sparsifier(pl.Callback):
         UserError: no such block or share.
     """
 
+    skip_zeros = False
+    """Whether training skips its zero blocks once they are final."""
+
     def __init__(self, context: Context, block: int | str, max_sparsity: float) -> None:
         if not 0 < max_sparsity < 1:
             raise UserError(f"max_sparsity={max_sparsity}: must be above 0 and below 1")
@@ -70,6 +73,10 @@ class Sparsifier(pl.Callback):
     def settled(self, step: int) -> bool:
         """Whether the sparsity after `step` is final, so that a model may be chosen by its error rate."""
         return True
+
+    def final_masks(self, step: int) -> dict[str, Tensor] | None:
+        """Masks (R, C) by name, True where a block is kept, once no block can come back after `step`."""
+        return None
 
     def warn_spared(self, name: str, remedy: str) -> None:
         """Say once for each matrix that it was kept from collapsing."""

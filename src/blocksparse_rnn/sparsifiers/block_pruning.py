@@ -37,6 +37,7 @@ class BlockPruning(Sparsifier):
             `auto` looks for a finished dense run of the same model, data and seed, and else takes the
             run's own weights when pruning starts.
         size_exponent: thresholds grow with the elements of a block to this power; 1/4 in the paper.
+        skip_zeros: whether training skips the zero blocks once pruning has ended.
         max_sparsity: no matrix loses more than this share of its blocks.
         schedule: when the threshold rises.
 
@@ -52,6 +53,7 @@ class BlockPruning(Sparsifier):
         target_sparsity: float | None,
         q: str,
         size_exponent: float,
+        skip_zeros: bool | None,
         max_sparsity: float,
         schedule: PaperSchedule | CubicSchedule,
     ) -> None:
@@ -65,6 +67,7 @@ class BlockPruning(Sparsifier):
             raise UserError("schedule=cubic: needs a target_sparsity, such as 0.9; or take schedule=paper")
         self.target_sparsity = target_sparsity
         self.q_setting = q
+        self.skip_zeros = bool(skip_zeros)
         self.size_factor = (self.block[0] * self.block[1]) ** size_exponent
         self.schedule = schedule
         self.masks: dict[str, Tensor] = {}
@@ -86,6 +89,9 @@ class BlockPruning(Sparsifier):
 
     def settled(self, step: int) -> bool:
         return self.steps is None or step >= self.steps.updates[-1]
+
+    def final_masks(self, step: int) -> dict[str, Tensor] | None:
+        return self.masks if self.steps is not None and self.settled(step) else None
 
     def verify(self, model: nn.Module) -> None:
         for matrix in self.matrices(model):
