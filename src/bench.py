@@ -1,7 +1,7 @@
 """Benchmark the block-sparse runtime beside torch, other libraries, and the limits of this machine.
 
 python src/bench.py --quick                                  # a minute: one matrix, the fewest blocks and batches
-python src/bench.py --out results/runtime                    # all of it: bench.json and speed.png
+python src/bench.py --out results/runtime                    # all of it: bench.json, bench.md, speed.png
 python src/bench.py --only layers --threads 2
 python src/bench.py --only models --run outputs/RUN          # whole recognisers, this trained one among them
 """
@@ -31,8 +31,8 @@ def program() -> None:
         help="a trained run among the models; may be given several times",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison (default 2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json and speed.png")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, a list")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json, bench.md and speed.png")
     parser.add_argument(
         "--compile", action="store_true", help="only compile the runtime, ahead of its first use"
     )

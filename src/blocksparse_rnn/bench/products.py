@@ -11,9 +11,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from blocksparse_rnn.bench.machine import Machine
 from blocksparse_rnn.bench.measure import medians
+from blocksparse_rnn.bench.page import TWO_THREADS
 from blocksparse_rnn.bench.rivals import Rival, as_tensor, dense_rivals, sparse_rivals
 from blocksparse_rnn.blocks import as_grid
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import cores
 from blocksparse_rnn.runtime.bsr import DTYPES, BlockSparse
 from blocksparse_rnn.runtime.layers import gru_layer, rnn_layer
 
@@ -84,6 +86,8 @@ def time_layers(
             Rival("blocksparse", dtype, _sparse_layer(matrices, block, dtype, packed, threads))
             for dtype in DTYPES
         ]
+        if threads == 1 and cores() > 1:
+            rivals.append(Rival(TWO_THREADS, "fp32", _sparse_layer(matrices, block, "fp32", packed, 2)))
         rivals.append(Rival(f"torch nn.{cell.upper()}", "fp32", hidden_of))
         expected = hidden_of().double()
         for rival in rivals:

@@ -1,4 +1,4 @@
-"""The figures of a benchmark: a terminal table, JSON rows, and a picture of speed-up against sparsity."""
+"""The figures of a benchmark: a terminal table, JSON, a page, and a picture of speed-up against sparsity."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from blocksparse_rnn.bench.machine import Machine
+from blocksparse_rnn.bench.page import bench_page
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.table import EMPTY, Table
 
@@ -28,16 +29,37 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     return Table("", (*_HEADINGS, "of limit %", "limit"), lines, words=1)
 
 
-def write_json(path: Path, machine: Machine, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """The rows, a list of its own, and beside it what the machine can do.
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows alone, a JSON list.
+
+    Raises:
+        UserError: no permission, no space.
+    """
+    _write(path, json.dumps(rows, indent=1) + "\n")
+
+
+def write_report(
+    folder: Path, machine: Machine, about: dict[str, Any], rows: list[dict[str, Any]]
+) -> list[Path]:
+    """bench.json: the rows, and beside them what the machine can do; bench.md: as a page; speed.png.
 
     Raises:
         UserError: no permission, no space.
     """
     limits = {"operations_per_second": machine.operations, "bytes_per_second": machine.bandwidth}
+    text = json.dumps({**about, "variant": machine.variant, **limits, "rows": rows}, indent=1) + "\n"
+    written = [folder / "bench.json", folder / "bench.md"]
+    _write(written[0], text)
+    _write(written[1], bench_page(json.loads(text)))
+    if any(row["op"] == "product" for row in rows):
+        draw_speed(folder / "speed.png", rows)
+        written.append(folder / "speed.png")
+    return written
+
+
+def _write(path: Path, text: str) -> None:
     with durable_file(path, "w") as file:
-        json.dump({**about, "variant": machine.variant, **limits, "rows": rows}, file, indent=1)
-        file.write("\n")
+        file.write(text)
 
 
 def draw_speed(path: Path, rows: list[dict[str, Any]]) -> None:

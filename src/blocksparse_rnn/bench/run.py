@@ -15,7 +15,7 @@ import torch
 from blocksparse_rnn.bench.machine import Machine, measure_machine
 from blocksparse_rnn.bench.models import PAPER_SCALE, models_table, time_random_models, time_trained_run
 from blocksparse_rnn.bench.products import Row, time_layers, time_products
-from blocksparse_rnn.bench.report import as_table, draw_speed, write_json
+from blocksparse_rnn.bench.report import as_table, write_report, write_rows
 from blocksparse_rnn.bench.rivals import OPTIONAL
 from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.runs import RunFolder
@@ -78,12 +78,10 @@ def run_benchmarks(
         rows += found
         table = models_table(found) if found[0]["op"] == "model" else as_table(found)
         print(f"\n{table.render('simple')}\n{time.monotonic() - started:.0f} s passed", flush=True)
-    paths = [path for path in (json, out / "bench.json" if out else None) if path]
-    for path in paths:
-        write_json(path, machine, _circumstances(threads, seconds), rows)
-    if out is not None and any(row["op"] == "product" for row in rows):
-        draw_speed(out / "speed.png", rows)
-        paths.append(out / "speed.png")
+    paths = write_report(out, machine, _circumstances(threads, seconds), rows) if out else []
+    if json is not None:
+        write_rows(json, rows)
+        paths.append(json)
     if paths:
         print(f"\nwritten: {', '.join(map(str, paths))}")
 
