@@ -140,9 +140,11 @@ def _layer(cell: str, width: int, block: int, sparsity: float) -> tuple[nn.RNNBa
 
 
 def _check(backend: str, dtype: str, result: Tensor, expected: Tensor) -> None:
-    error = float((result - expected).abs().max() / expected.abs().max())
-    if not error <= _ERRORS[dtype]:
-        raise UserError(f"bench: {backend} {dtype} is off by {error:.1%} of the largest value")
+    error, largest = float((result - expected).abs().max()), float(expected.abs().max())
+    if not error <= _ERRORS[dtype] * largest:
+        raise UserError(
+            f"bench: {backend} {dtype} is off by {error:.3g} where the largest value is {largest:.3g}"
+        )
 
 
 def _rows(

@@ -124,7 +124,7 @@ def _circumstances(threads: int, seconds: float) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "command": f"python {' '.join(sys.argv)}",
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "device": cpu_name(),
         "threads": threads,
         "seconds": seconds,

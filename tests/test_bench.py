@@ -1,0 +1,72 @@
+"""The benchmark of the runtime: it checks before it measures, and its page says what its rows say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from blocksparse_rnn.bench import products, run
+from blocksparse_rnn.bench.page import bench_page
+from blocksparse_rnn.bench.rivals import Rival
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runtime.library import native
+
+COMMITTED = Path(__file__).parent.parent / "results" / "runtime" / "bench.json"
+FIELDS = {"op", "shape", "backend", "dtype", "block", "batch", "sparsity", "microseconds"}
+RATIOS = {"ratio_to_dense", "ratio_to_torch_bsr", "share_of_limit"}
+
+pytestmark = pytest.mark.skipif(native() is None, reason="needs a C++ compiler")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Matrices that take no time."""
+    monkeypatch.setattr(run, "_SHAPES", ((64, 32),))
+    monkeypatch.setattr(run, "_SPARSITIES", (0.5, 0.9))
+    monkeypatch.setattr(run, "_LAYERS", (("gru", 32), ("rnn", 32)))
+    monkeypatch.setattr(run, "_BLOCKS", [4, 16])
+    monkeypatch.setattr(products, "STEPS", 3)
+
+
+def measure(out, only):
+    run.run_benchmarks(
+        quick=False, only=only, threads=1, seconds=1e-3, runs=[], json=out / "rows.json", out=out
+    )
+
+
+@pytest.mark.parametrize("only", ["products", "layers"])
+def test_rows_say_what_was_measured_and_the_page_repeats_it(small, only, tmp_path, capsys):
+    threads = torch.get_num_threads()
+    measure(tmp_path, only)
+    torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["rows"] == rows
+    assert all(row.keys() >= FIELDS | RATIOS for row in rows)
+    ours = [row for row in rows if row["backend"] == "blocksparse"]
+    assert {row["dtype"] for row in ours} == {"fp32", "bf16", "int8"}
+    assert all(row["share_of_limit"] is not None and row["limited_by"] for row in ours)
+    page = (tmp_path / "bench.md").read_text()
+    assert page == bench_page(report)
+    assert report["device"] in page
+    if only == "products":
+        row = next(row for row in ours if row["sparsity"] == 0.9)
+        assert f"{row['microseconds']:.0f}; {row['ratio_to_dense']:.0f}x" in page
+        assert (tmp_path / "speed.png").stat().st_size > 1000
+    assert "blocksparse" in capsys.readouterr().out
+
+
+def test_a_rival_that_computes_something_else_ends_it(small, tmp_path, monkeypatch):
+    wrong = Rival("wrong", "fp32", lambda: torch.zeros(1, 64))
+    monkeypatch.setattr(products, "sparse_rivals", lambda *_: iter([wrong]))
+    with pytest.raises(UserError, match="wrong fp32 is off by"):
+        measure(tmp_path, "products")
+    assert not (tmp_path / "bench.json").exists()
+
+
+def test_the_committed_page_is_what_the_committed_rows_give():
+    if not COMMITTED.is_file():
+        pytest.skip("no results here")
+    page = COMMITTED.with_suffix(".md").read_text(encoding="utf-8")
+    assert page == bench_page(json.loads(COMMITTED.read_text(encoding="utf-8")))
