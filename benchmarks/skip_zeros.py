@@ -122,6 +122,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch and the runtime")
+    parser.add_argument("--only", choices=WIDTHS, help="layers, or whole steps")
+    parser.add_argument("--cell", choices=("rnn", "gru"), help="one instead of both")
     parser.add_argument(
         "--widths", type=int, nargs="+", help="instead of those of a quarter to the full scale"
     )
@@ -136,6 +138,7 @@ def main() -> None:
     points = [
         (what, cell, width, block)
         for what, cell in itertools.product(WIDTHS, ("rnn", "gru"))
+        if arguments.only in (None, what) and arguments.cell in (None, cell)
         for width in arguments.widths or WIDTHS[what]
         for block in (4, 8 if width % 16 else 16)
     ]
