@@ -196,7 +196,7 @@ def alive(pid: int) -> bool:
 # The faults. Each hits something, runs the same command again where that is needed, and compares.
 
 
-def kills(bench: Bench, count: int, points: tuple[str, ...]) -> Iterator[Outcome]:
+def kills(bench: Bench, count: int, points: tuple[str, ...], every: float | None) -> Iterator[Outcome]:
     """kill -9 of a job, of the sweep, or of all at once like a power cut, at random moments."""
     options = ("-m", *points, "launcher.slots=2", "launcher.max_attempts=1000")
     began = time.monotonic()
@@ -204,7 +204,7 @@ def kills(bench: Bench, count: int, points: tuple[str, ...]) -> Iterator[Outcome
     whole = time.monotonic() - began
     expected = len(list(undisturbed.glob("*/result.json")))
     # So long that some jobs get further, so short that all are hit.
-    mean = max(4.0, 0.45 * whole * 2 / expected)
+    mean = every or max(4.0, 0.25 * whole * 2 / expected)
     done, victims, round_ = 0, {"job": 0, "sweep": 0, "everything": 0}, 0
     lost: list[str] = []
     repeated = 0
@@ -471,6 +471,7 @@ def main() -> None:
     )
     parser.add_argument("--short", action="store_true", help="fewer kills, two points, a few minutes")
     parser.add_argument("--kills", type=int, help="number of kill -9 over the sweep (50, short: 6)")
+    parser.add_argument("--every", type=float, help="mean seconds between two kills (as the machine allows)")
     parser.add_argument("--epochs", type=int, help="epochs of five steps of every run (40, short: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of victims")
     parser.add_argument("--only", nargs="*", help="kinds of faults, by name")
@@ -480,7 +481,7 @@ def main() -> None:
     epochs = arguments.epochs or (12 if arguments.short else 40)
     points = ("sparsifier=none,bp",) if arguments.short else ("sparsifier=none,bp,glp", "seed=1,2")
     kinds: dict[str, Callable[[Bench], Iterator[Outcome]]] = {
-        "kills": lambda bench: kills(bench, count, points),
+        "kills": lambda bench: kills(bench, count, points, arguments.every),
         "signals": signals,
         "damaged": damaged,
         "full_disk": full_disk,
