@@ -495,9 +495,7 @@ def main() -> None:
     }
     if unknown := set(arguments.only or ()) - kinds.keys():
         parser.error(f"--only: unknown {', '.join(sorted(unknown))}; there are {', '.join(kinds)}")
-    chosen = arguments.only or [
-        k for k in kinds if not (arguments.short and k in ("killed_rank", "resumed_start"))
-    ]
+    chosen = arguments.only or [kind for kind in kinds if not (arguments.short and kind in long_only)]
     outcomes: list[Outcome] = []
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     print(f"{'fault':38} {'injected':>8} {'recovered':>9} {'lost':>4}  seconds")
