@@ -82,6 +82,7 @@ class Bench:
         base += [
             "features.specaugment={n_time_masks: 1, time_mask_param: 5, n_freq_masks: 1, freq_mask_param: 9}"
         ]
+        base += ["sweep=faults"]  # else a sweep is named after its command, and so after its outputs
         if data:
             base += ["data=manifest", *(f"data.{split}={path}" for split, path in self.tones.items())]
         if not any(option.startswith("logger=") for option in options):
