@@ -82,6 +82,7 @@ class Bench:
         base += [
             "features.specaugment={n_time_masks: 1, time_mask_param: 5, n_freq_masks: 1, freq_mask_param: 9}"
         ]
+        base += ["sweep=faults"]  # else a sweep is named after its command, and so after its outputs
         if data:
             base += ["data=manifest", *(f"data.{split}={path}" for split, path in self.tones.items())]
         if not any(option.startswith("logger=") for option in options):
@@ -196,7 +197,7 @@ def alive(pid: int) -> bool:
 # The faults. Each hits something, runs the same command again where that is needed, and compares.
 
 
-def kills(bench: Bench, count: int, points: tuple[str, ...]) -> Iterator[Outcome]:
+def kills(bench: Bench, count: int, points: tuple[str, ...], every: float | None) -> Iterator[Outcome]:
     """kill -9 of a job, of the sweep, or of all at once like a power cut, at random moments."""
     options = ("-m", *points, "launcher.slots=2", "launcher.max_attempts=1000")
     began = time.monotonic()
@@ -204,7 +205,7 @@ def kills(bench: Bench, count: int, points: tuple[str, ...]) -> Iterator[Outcome
     whole = time.monotonic() - began
     expected = len(list(undisturbed.glob("*/result.json")))
     # So long that some jobs get further, so short that all are hit.
-    mean = max(4.0, 0.45 * whole * 2 / expected)
+    mean = every or max(4.0, 0.25 * whole * 2 / expected)
     done, victims, round_ = 0, {"job": 0, "sweep": 0, "everything": 0}, 0
     lost: list[str] = []
     repeated = 0
@@ -259,14 +260,11 @@ def kills(bench: Bench, count: int, points: tuple[str, ...]) -> Iterator[Outcome
         print(f"  lost: {problem}")
 
 
-def signals(bench: Bench) -> Iterator[Outcome]:
+def signals(bench: Bench, names: tuple[str, ...]) -> Iterator[Outcome]:
     """SIGTERM, once and twice, and Ctrl-C: saved, the right exit code, and the same end."""
     undisturbed = bench.undisturbed()
-    for name, sent in {
-        "SIGTERM": [signal.SIGTERM],
-        "SIGTERM twice": [signal.SIGTERM] * 2,
-        "Ctrl-C": [signal.SIGINT],
-    }.items():
+    for name in names:
+        sent = [signal.SIGINT if name == "Ctrl-C" else signal.SIGTERM] * (2 if "twice" in name else 1)
         outputs = bench.fresh("signal")
         process = bench.start(bench.command(outputs))
         wait_for(lambda: list(outputs.glob("*/checkpoints/last.ckpt")), process)  # noqa: B023
@@ -469,19 +467,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--short", action="store_true", help="fewer kills, two points, a few minutes")
+    parser.add_argument(
+        "--short", action="store_true", help="fewer kills, two points, not all kinds: a few minutes"
+    )
     parser.add_argument("--kills", type=int, help="number of kill -9 over the sweep (50, short: 6)")
-    parser.add_argument("--epochs", type=int, help="epochs of five steps of every run (40, short: 12)")
+    parser.add_argument("--every", type=float, help="mean seconds between two kills (as the machine allows)")
+    parser.add_argument("--epochs", type=int, help="epochs of five steps of every run (40, short: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of victims")
     parser.add_argument("--only", nargs="*", help="kinds of faults, by name")
     parser.add_argument("--out", type=Path, help="JSON file for what happened")
     arguments = parser.parse_args()
     count = arguments.kills or (6 if arguments.short else 50)
-    epochs = arguments.epochs or (12 if arguments.short else 40)
+    epochs = arguments.epochs or (8 if arguments.short else 40)
     points = ("sparsifier=none,bp",) if arguments.short else ("sparsifier=none,bp,glp", "seed=1,2")
+    sent = ("SIGTERM twice",) if arguments.short else ("SIGTERM", "SIGTERM twice", "Ctrl-C")
+    long_only = ("damaged", "killed_rank", "killed_corpus", "resumed_start")
     kinds: dict[str, Callable[[Bench], Iterator[Outcome]]] = {
-        "kills": lambda bench: kills(bench, count, points),
-        "signals": signals,
+        "kills": lambda bench: kills(bench, count, points, arguments.every),
+        "signals": lambda bench: signals(bench, sent),
         "damaged": damaged,
         "full_disk": full_disk,
         "read_only": read_only,
@@ -493,9 +496,7 @@ def main() -> None:
     }
     if unknown := set(arguments.only or ()) - kinds.keys():
         parser.error(f"--only: unknown {', '.join(sorted(unknown))}; there are {', '.join(kinds)}")
-    chosen = arguments.only or [
-        k for k in kinds if not (arguments.short and k in ("killed_rank", "resumed_start"))
-    ]
+    chosen = arguments.only or [kind for kind in kinds if not (arguments.short and kind in long_only)]
     outcomes: list[Outcome] = []
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     print(f"{'fault':38} {'injected':>8} {'recovered':>9} {'lost':>4}  seconds")
