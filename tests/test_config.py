@@ -81,6 +81,7 @@ def test_ranges_that_only_constructors_know_are_checked_too():
         ("transcribe.py", ["nowhere", "a.wav"], "nowhere: neither a run folder nor an exported file"),
         ("transcribe.py", ["nowhere"], "nothing to transcribe"),
         ("verify.py", ["nowhere"], "nowhere: no run folder"),
+        ("prepare.py", ["nowhere", "out.jsonl"], "nowhere: no such file or folder"),
         ("report.py", ["nowhere"], "nowhere: there is no such folder"),
         ("report.py", ["."], "no finished run in it"),
     ],

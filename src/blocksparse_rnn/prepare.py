@@ -19,6 +19,17 @@ from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.text import Alphabet
 
+_KINDS = {
+    "not readable as audio": "not readable as audio",
+    "truncated": "truncated",
+    "too short for its text": "too short for its text",
+    "lasts": "too long, or not as long as it is said to be",
+    "ends at": "a part beyond the end of its file",
+    "line ": "a line that can't be understood",
+    "there is no ": "audio without text, or text without audio",
+    "its text has": "a text with letters that the alphabet lacks",
+}
+"""How reasons begin, and what many of them are called together."""
 _BAR = 40  # characters of the longest bar
 
 
@@ -202,14 +213,7 @@ def _describe_rejects(rejects: list[Reject], path: Path, output_frames: Callable
 
 def _kind(reason: str) -> str:
     """A reason without the figures and names of its utterance."""
-    for opening in (
-        "not readable as audio",
-        "truncated",
-        "too short for its text",
-        "lasts",
-        "ends at",
-        "line ",
-    ):
+    for opening, kind in _KINDS.items():
         if reason.startswith(opening):
-            return opening.strip()
-    return "there is no text beside it" if reason.startswith("there is no ") else reason
+            return kind
+    return reason

@@ -24,8 +24,10 @@ def retest(
     """Error rates on dev and test of another run's weights, as the result of a run.
 
     Raises:
-        UserError: the other run isn't finished, or was trained with other settings.
+        UserError: the other run isn't finished, or was trained with other settings; several devices.
     """
+    if settings["trainer"]["devices"] != 1:
+        raise UserError("weights: a recogniser is tested again on one device; set trainer.devices=1")
     source = RunFolder.existing(settings["weights"])
     trained = source.result()
     if trained is None:

@@ -105,9 +105,16 @@ class Noise:
 
 def _coloured_noise(samples: int, slope: float, rng: np.random.Generator) -> Tensor:
     """Noise whose power falls with frequency to the power of `slope`: 0 is white, 1 pink, 2 brown."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
-    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** (slope / 2)
-    return torch.from_numpy(np.fft.irfft(spectrum, samples).astype(np.float32))
+    white_S = torch.from_numpy(rng.standard_normal(_fast_length(samples), dtype=np.float32))
+    spectrum_F = torch.fft.rfft(white_S)
+    spectrum_F *= torch.arange(len(spectrum_F)).clamp_min(1) ** (-slope / 2)
+    return torch.fft.irfft(spectrum_F, len(white_S))[:samples]
+
+
+def _fast_length(samples: int) -> int:
+    """A length, at least that of `samples`, whose Fourier transform is fast: with small factors only."""
+    step = 1 << max(0, samples.bit_length() - 4)
+    return -(-samples // step) * step
 
 
 class Reverberation:
@@ -135,7 +142,8 @@ class Reverberation:
             return wave_S
         # What arrives directly is the loudest; with it at the start, texts stay in step with audio.
         room_S = room_S[int(room_S.abs().argmax()) :]
-        echo_S = audio.fftconvolve(wave_S, room_S)[: len(wave_S)]
+        beyond = _fast_length(len(wave_S) + len(room_S)) - len(wave_S) - len(room_S) + 1
+        echo_S = audio.fftconvolve(torch.nn.functional.pad(wave_S, (0, beyond)), room_S)[: len(wave_S)]
         return echo_S * (wave_S.norm() / echo_S.norm().clamp_min(1e-9))
 
     def _room(self, sample_rate: int, rng: np.random.Generator) -> Tensor | None:

@@ -60,7 +60,7 @@ class SpeechDataset(Dataset[Item]):
     Args:
         utterances: what the dataset holds.
         sample_rate: of the waveforms.
-        replace: give the next readable utterance for one that can't be read, so that a batch of training
+        replace: give another utterance for one that can't be read, so that a batch of training
             stays as large as it was; otherwise give none.
         augment: what changes waveforms; None leaves them as they are.
     """
@@ -87,7 +87,8 @@ class SpeechDataset(Dataset[Item]):
         index = index if counts else ~index
         unreadable: list[tuple[str, str]] = []
         for attempt in range(self.tries):
-            utterance = self.utterances[(index + attempt) % len(self)]
+            # Far from one another: a whole folder or shard may be gone.
+            utterance = self.utterances[(index + attempt * (1 + len(self) // self.tries)) % len(self)]
             try:
                 wave_S = self._load(utterance)
                 if self.augment is not None and epoch is not None:
@@ -97,7 +98,9 @@ class SpeechDataset(Dataset[Item]):
                 unreadable.append((str(utterance.audio), str(error)))
         if self.tries == 1:
             return Item(None, utterance, unreadable, counts)
-        raise UserError(f"{self.tries} audio files in a row can't be read, the last: {unreadable[-1][1]}")
+        raise UserError(
+            f"{self.tries} audio files from all over the corpus can't be read, the last: {unreadable[-1][1]}"
+        )
 
     def _load(self, utterance: Utterance) -> Tensor:
         source = utterance.audio if utterance.place is None else read_place(utterance)
