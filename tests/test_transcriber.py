@@ -322,7 +322,7 @@ def test_mistakes_of_an_export_are_one_line(gru, tmp_path, monkeypatch, argument
 
 
 def test_the_programs_themselves(gru, audio, tmp_path):
-    """A run is exported, the file listens to a pipe; cut short it is refused."""
+    """A run is exported, the file listens to a pipe, and ends quietly when nobody reads."""
 
     def call(program, *arguments, data=b""):
         command = [sys.executable, str(CONF.parent / "src" / program), *map(str, arguments)]
@@ -343,9 +343,3 @@ def test_the_programs_themselves(gru, audio, tmp_path):
     os.close(write)
     assert done.returncode == 141  # nobody reads
     assert b"Traceback" not in done.stderr
-    whole = (tmp_path / "m.safetensors").read_bytes()
-    (tmp_path / "m.safetensors").write_bytes(whole[: len(whole) // 2])
-    done = call("transcribe.py", "m.safetensors", audio[0])
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"error: m.safetensors: cannot be read as an export")
-    assert done.stderr.count(b"\n") == 1
