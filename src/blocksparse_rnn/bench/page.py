@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from blocksparse_rnn.bench.models import models_table
 from blocksparse_rnn.report.table import EMPTY, Table
 
 Row = dict[str, Any]
@@ -21,6 +22,9 @@ def bench_page(run: dict[str, Any]) -> str:
         parts += [_product_part(products, "x".join(map(str, largest))), _shrinking_part(products)]
     if layers:
         parts.append(_layer_part(layers))
+    models = [row for row in run["rows"] if row["op"] == "model"]
+    if models:
+        parts.append(_model_part(models))
     return "\n".join(parts)
 
 
@@ -126,6 +130,16 @@ def _layer_part(rows: list[Row]) -> str:
         f"## Whole layers, W and U {100 * _SPARSITY:.0f} % zero\n\n"
         "Times as fast as torch's own dense layer, one core; and what a second thread brings, fp32.\n\n"
         f"{table.render('github')}\n"
+    )
+
+
+def _model_part(rows: list[Row]) -> str:
+    seconds = rows[0]["seconds_of_audio"]
+    return (
+        "## Whole recognisers, features to text\n\n"
+        f"One utterance of {seconds:g} s; real-time factor: seconds of computing for a second of audio. Memory is by "
+        "how much a process grows at most that loads the model and hears the utterance; error rates are those of "
+        f"the run's test split.\n\n{models_table(rows).render('github')}\n"
     )
 
 
