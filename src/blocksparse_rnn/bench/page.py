@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from blocksparse_rnn.bench.models import models_table
 from blocksparse_rnn.report.table import EMPTY, Table
 
 Row = dict[str, Any]
@@ -141,6 +140,27 @@ def _model_part(rows: list[Row]) -> str:
         "how much a process grows at most that loads the model and hears the utterance; error rates are those of "
         f"the run's test split.\n\n{models_table(rows).render('github')}\n"
     )
+
+
+def models_table(rows: list[Row]) -> Table:
+    """A line for each model and way of computing it, with the share of each part."""
+    lines = [
+        (
+            row["model"],
+            f"{row['backend']} {row['dtype']}",
+            str(row["block"] or EMPTY),
+            f"{100 * row['sparsity']:.0f}",
+            f"{row['real_time_factor']:.4f}",
+            f"{row['ratio_to_dense']:.1f}",
+            f"{row['file_bytes'] / 1e6:.1f}",
+            f"{row['memory_bytes'] / 1e6:.0f}",
+            EMPTY if row["cer"] is None else f"{100 * row['cer']:.2f}",
+            ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items()),
+        )
+        for row in rows
+    ]
+    headings = ("model", "weights", "block", "zero %", "real-time factor", "x dense", "file MB", "memory MB")
+    return Table("", (*headings, "CER %", "time in"), lines, words=2)
 
 
 def _find(rows: list[Row], backend: str, dtype: str, block: int, batch: int) -> Row | None:
