@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocksparse_rnn.bench import products, run
+from blocksparse_rnn.bench import models, products, run
 from blocksparse_rnn.bench.page import bench_page
 from blocksparse_rnn.bench.rivals import Rival
 from blocksparse_rnn.errors import UserError
@@ -55,6 +55,30 @@ def test_rows_say_what_was_measured_and_the_page_repeats_it(small, only, tmp_pat
         assert f"{row['microseconds']:.0f}; {row['ratio_to_dense']:.0f}x" in page
         assert (tmp_path / "speed.png").stat().st_size > 1000
     assert "blocksparse" in capsys.readouterr().out
+
+
+def test_whole_models_share_their_time_among_all_parts(tmp_path, monkeypatch):
+    """Checked against each other as they are timed; error rates and memory are left to slower tests."""
+    monkeypatch.setattr(run, "PAPER_SCALE", (("gru", 32), ("rnn", 32)))
+    monkeypatch.setattr(models, "SECONDS", 0.3)
+    monkeypatch.setattr(models, "_memory", lambda *_: 1_000_000)
+    measure(tmp_path, "models")
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert len(report["rows"]) == 16  # two models, blocks of 4 and 16, dense and three number formats
+    for row in report["rows"]:
+        assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
+        assert all(share > 0 for share in row["shares"].values())
+        assert row["real_time_factor"] == pytest.approx(row["microseconds"] / 3e5, abs=1e-4)
+    page = (tmp_path / "bench.md").read_text()
+    assert page == bench_page(report)
+    assert "| gru 32 " in page
+
+
+def test_a_run_that_is_none_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(UserError, match="no run folder"):
+        run.run_benchmarks(
+            quick=True, only="models", threads=1, seconds=1, runs=[tmp_path], json=None, out=None
+        )
 
 
 def test_a_rival_that_computes_something_else_ends_it(small, tmp_path, monkeypatch):

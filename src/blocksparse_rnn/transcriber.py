@@ -34,10 +34,22 @@ _LONG_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Source:
-    """A recording to transcribe, and what is said in it where that is known."""
+    """A recording, or a part of one, to transcribe, and what is said in it where that is known."""
 
     audio: Path
     text: str | None = None
+    offset: float | None = None
+    """Second at which the part begins; None for the whole."""
+    duration: float | None = None
+
+    @classmethod
+    def of(cls, utterance: Utterance) -> "Source":
+        """What an utterance of a corpus is heard from."""
+        duration = None if utterance.offset is None else utterance.duration
+        return cls(utterance.audio, utterance.text, utterance.offset, duration)
+
+    def __str__(self) -> str:
+        return str(self.audio) if self.offset is None else f"{self.audio} from {self.offset:g} s"
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ def find_sources(paths: Iterable[Path]) -> list[Source]:
     sources: list[Source] = []
     for path in paths:
         if path.suffix == ".jsonl":
-            sources += [Source(u.audio, u.text) for u in read_manifest(path)]
+            sources += map(Source.of, read_manifest(path))
         elif path.is_dir():
             sources += [Source(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
         elif path.is_file():
@@ -130,7 +142,7 @@ class Transcriber:
         Raises:
             UserError: it can't be read.
         """
-        return self.hear([self._wave(Path(file))])[0]
+        return self.hear([self._wave(Source(Path(file)))])[0]
 
     def transcribe(self, sources: Sequence[Source]) -> Iterator[Heard]:
         """All of them in order, several at a time; one that can't be read has a `problem` instead of a text."""
@@ -190,6 +202,10 @@ class Transcriber:
                 "features.normalisation=utterance needs the whole utterance and cannot stream; train with "
                 "features.normalisation=corpus, or give it files"
             )
+        if not isinstance(self.decoder, GreedyDecoder):
+            return (
+                "a beam search looks back over the whole utterance; export the run: its file decodes greedily"
+            )
         return None
 
     @property
@@ -206,15 +222,15 @@ class Transcriber:
     def _load(self, sources: Sequence[Source]) -> Iterator[tuple[Heard, Tensor | None]]:
         for source in sources:
             try:
-                wave_S = self._wave(source.audio)
+                wave_S = self._wave(source)
                 yield Heard(source, len(wave_S) / self.features.sample_rate), wave_S
             except UserError as error:
                 yield Heard(source, problem=str(error)), None
 
-    def _wave(self, file: Path) -> Tensor:
-        wave_S = load_audio(file, self.features.sample_rate)
+    def _wave(self, source: Source) -> Tensor:
+        wave_S = load_audio(source.audio, self.features.sample_rate, source.offset, source.duration)
         if not bool(wave_S.isfinite().all()):
-            raise UserError(f"{file}: holds samples that are no numbers")
+            raise UserError(f"{source}: holds samples that are no numbers")
         return wave_S
 
     @torch.inference_mode()

@@ -60,7 +60,7 @@ def transcribe(
     sources = find_sources(audio) if audio else []
     transcriber = Transcriber(model, threads)
     if split:
-        sources += [Source(u.audio, u.text) for u in corpus_split(model, split)]
+        sources += map(Source.of, corpus_split(model, split))
     transcribe_files(transcriber, sources[:limit], jsonl)
 
 
@@ -117,7 +117,7 @@ def _samples(data: bytes) -> Tensor:
 
 
 def _print(heard: Heard, transcriber: Transcriber) -> None:
-    name = heard.source.audio
+    name = heard.source
     if heard.problem is not None:
         print(f"error: {heard.problem}", file=sys.stderr, flush=True)
         return
@@ -148,6 +148,8 @@ def _print_speed(transcriber: Transcriber, what: str, elapsed: float) -> None:
 def _manifest_line(heard: Heard) -> str:
     row: dict[str, object] = {"audio_filepath": str(heard.source.audio.resolve())}
     row |= {"duration": round(heard.seconds, 3), "text": heard.text}
+    if heard.source.offset is not None:
+        row["offset"] = heard.source.offset
     if heard.source.text is not None:
         row["said"] = heard.source.text
     return json.dumps(row) + "\n"

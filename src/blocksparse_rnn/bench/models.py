@@ -25,7 +25,6 @@ from blocksparse_rnn.export import export_run, load_run
 from blocksparse_rnn.metrics import ErrorCounts
 from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
 from blocksparse_rnn.recogniser import Recogniser
-from blocksparse_rnn.report.table import EMPTY, Table
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.runtime.bsr import DTYPES
 from blocksparse_rnn.training import build_recogniser
@@ -210,24 +209,3 @@ def _cer(candidate: Candidate, said: list[tuple[Tensor, str]]) -> float:
     for wave_S, text in said:
         counts.add(text, candidate.hear(wave_S))
     return round(counts.cer, 5)
-
-
-def models_table(rows: list[Row]) -> Table:
-    """A line for each model and way of computing it, with the share of each part."""
-    lines = [
-        (
-            row["model"],
-            f"{row['backend']} {row['dtype']}",
-            str(row["block"] or EMPTY),
-            f"{100 * row['sparsity']:.0f}",
-            f"{row['real_time_factor']:.4f}",
-            f"{row['ratio_to_dense']:.1f}",
-            f"{row['file_bytes'] / 1e6:.1f}",
-            f"{row['memory_bytes'] / 1e6:.0f}",
-            EMPTY if row["cer"] is None else f"{100 * row['cer']:.2f}",
-            ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items()),
-        )
-        for row in rows
-    ]
-    headings = ("model", "weights", "block", "zero %", "real-time factor", "x dense", "file MB", "memory MB")
-    return Table("", (*headings, "CER %", "time in"), lines, words=2)

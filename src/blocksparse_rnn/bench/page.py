@@ -21,6 +21,9 @@ def bench_page(run: dict[str, Any]) -> str:
         parts += [_product_part(products, "x".join(map(str, largest))), _shrinking_part(products)]
     if layers:
         parts.append(_layer_part(layers))
+    models = [row for row in run["rows"] if row["op"] == "model"]
+    if models:
+        parts.append(_model_part(models))
     return "\n".join(parts)
 
 
@@ -127,6 +130,37 @@ def _layer_part(rows: list[Row]) -> str:
         "Times as fast as torch's own dense layer, one core; and what a second thread brings, fp32.\n\n"
         f"{table.render('github')}\n"
     )
+
+
+def _model_part(rows: list[Row]) -> str:
+    seconds = rows[0]["seconds_of_audio"]
+    return (
+        "## Whole recognisers, features to text\n\n"
+        f"One utterance of {seconds:g} s; real-time factor: seconds of computing for a second of audio. Memory is by "
+        "how much a process grows at most that loads the model and hears the utterance; error rates are those of "
+        f"the run's test split.\n\n{models_table(rows).render('github')}\n"
+    )
+
+
+def models_table(rows: list[Row]) -> Table:
+    """A line for each model and way of computing it, with the share of each part."""
+    lines = [
+        (
+            row["model"],
+            f"{row['backend']} {row['dtype']}",
+            str(row["block"] or EMPTY),
+            f"{100 * row['sparsity']:.0f}",
+            f"{row['real_time_factor']:.4f}",
+            f"{row['ratio_to_dense']:.1f}",
+            f"{row['file_bytes'] / 1e6:.1f}",
+            f"{row['memory_bytes'] / 1e6:.0f}",
+            EMPTY if row["cer"] is None else f"{100 * row['cer']:.2f}",
+            ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items()),
+        )
+        for row in rows
+    ]
+    headings = ("model", "weights", "block", "zero %", "real-time factor", "x dense", "file MB", "memory MB")
+    return Table("", (*headings, "CER %", "time in"), lines, words=2)
 
 
 def _find(rows: list[Row], backend: str, dtype: str, block: int, batch: int) -> Row | None:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from blocksparse_rnn.bench.machine import Machine, measure_machine
-from blocksparse_rnn.bench.models import PAPER_SCALE, models_table, time_random_models, time_trained_run
+from blocksparse_rnn.bench.models import PAPER_SCALE, time_random_models, time_trained_run
+from blocksparse_rnn.bench.page import models_table
 from blocksparse_rnn.bench.products import Row, time_layers, time_products
 from blocksparse_rnn.bench.report import as_table, write_report, write_rows
 from blocksparse_rnn.bench.rivals import OPTIONAL
