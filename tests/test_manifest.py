@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,23 +175,27 @@ def test_a_file_that_becomes_unreadable_while_training_is_replaced_and_named(tmp
     assert not batch.texts
 
 
-def test_a_run_goes_on_when_files_vanish(tone_settings, tones, tmp_path, monkeypatch):
+@pytest.mark.parametrize("gone", [5, 6])
+def test_a_run_goes_on_when_files_vanish_unless_none_is_left_to_test(
+    gone, tone_settings, tones, tmp_path, monkeypatch
+):
     copy = tmp_path / "copy"
     shutil.copytree(tones["train"].parent, copy)
     fit = training._measure_features
 
     def tidy_up(*arguments):
         fit(*arguments)
-        for name in ("train-3.flac", "dev-0.flac", *(f"test-{i}.flac" for i in range(6))):
+        for name in ("train-3.flac", "dev-0.flac", *(f"test-{i}.flac" for i in range(gone))):
             (copy / name).unlink()
 
     monkeypatch.setattr(training, "_measure_features", tidy_up)
     settings = tone_settings(
         *(f"data.{split}={copy / split}.jsonl" for split in tones), "trainer.max_epochs=2"
     )
-    training.train(settings)
+    with nullcontext() if gone < 6 else pytest.raises(UserError, match="no utterance of the test split"):
+        training.train(settings)
     rows = (RunFolder.of(settings).path / "rejects.jsonl").read_text().splitlines()
-    assert len(rows) == len({json.loads(row)["audio_filepath"] for row in rows}) == 8
+    assert len(rows) == len({json.loads(row)["audio_filepath"] for row in rows}) == 2 + gone
 
 
 def write_recordings(folder: Path, count: int, bad: int) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ import json
 import tarfile
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,7 +149,8 @@ def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(written, world
                 seed=0,
                 workers=workers,
             )
-            sampler = data._batches("train", rank, world)
+            data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+            sampler = data._batches("train")
             sampler.set_epoch(epoch)
             batches = list(data._loader("train", sampler))
             assert len(batches) == len(sampler) == 4

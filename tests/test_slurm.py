@@ -37,6 +37,7 @@ def test_points_are_array_jobs_and_pruned_ones_wait_for_their_dense_runs(
 ):
     fake_slurm(tmp_path / "bin", monkeypatch)
     options = ["launcher=slurm", "launcher.partition=fast", "trainer.devices=2", "launcher.mem_gb=32"]
+    options += ["launcher.jobs_at_once=1"]
     points = [tone_settings(*options, f"sparsifier={s}", f"seed={n}") for n in (0, 1) for s in ("bp", "none")]
     submitted: dict = {}
     slurm, jobs = build(points[0]["launcher"]), plan(points)
@@ -47,7 +48,7 @@ def test_points_are_array_jobs_and_pruned_ones_wait_for_their_dense_runs(
     )
     dense, pruned = [path.read_text() for path in files]
     for line in (
-        "--array=0-1%16",
+        "--array=0-1%1",
         "--ntasks-per-node=2",
         "--partition=fast",
         "--signal=USR2@120",
@@ -76,7 +77,7 @@ def test_values_of_slurm_are_checked():
         "data.dev=b",
         "data.test=c",
     ]
-    assert command_line_problems(options) == ["launcher.hours=0.0: must be above 0"]
+    assert command_line_problems(options) == ["launcher.hours=0: must be above 0"]
 
 
 def command(tones: dict[str, Path], tmp_path: Path, *more: str) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blocksparse_rnn import ranks
 from blocksparse_rnn.data.datamodule import Batch
+from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
 from blocksparse_rnn.metrics import ErrorCounts
 from blocksparse_rnn.text import Alphabet
@@ -153,5 +154,9 @@ class Recogniser(pl.LightningModule):
         loss, utterances, *counts = ranks.sum_all(
             torch.tensor(share, device=self.device, dtype=torch.double)
         ).tolist()
+        if not utterances:
+            raise UserError(
+                f"no utterance of the {stage} split could be read; the run's rejects.jsonl says why"
+            )
         errors = ErrorCounts(*map(int, counts))
         return {f"{stage}/loss": loss / utterances, f"{stage}/cer": errors.cer, f"{stage}/wer": errors.wer}
