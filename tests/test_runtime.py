@@ -256,6 +256,7 @@ def test_without_a_compiler_or_with_one_that_fails_torch_serves(tmp_path):
         assert err.count("\n") == (1 if words else 0)
 
 
+@pytest.mark.slow
 def test_two_processes_compile_once_and_a_damaged_library_is_compiled_again(tmp_path):
     both = [multiply_in_a_process(tmp_path) for _ in range(2)]
     results = [process.communicate() for process in both]
@@ -268,6 +269,7 @@ def test_two_processes_compile_once_and_a_damaged_library_is_compiled_again(tmp_
     assert "compiling" in err
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_made_costs_a_compilation_each_time(tmp_path):
     (tmp_path / "file").write_text("")
     out, err = multiply_in_a_process(tmp_path / "file").communicate()

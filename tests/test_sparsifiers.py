@@ -321,7 +321,7 @@ def unplugged(after: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("choice", ["sparsifier=bp", "sparsifier=glp", "target_sparsity=null"])
-@pytest.mark.parametrize("stop_after", [3, 8, 12, 20])
+@pytest.mark.parametrize("stop_after", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 12, 20))])
 def test_a_run_stopped_in_mid_ramp_ends_as_if_it_had_not_been(
     tone_settings, tmp_path, monkeypatch, choice, stop_after
 ):

@@ -263,6 +263,7 @@ def test_after_kill_9_the_same_command_ends_with_every_point_done_once(command, 
     assert any(r["resumed"] for r in told)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_jobs_and_leaves_them_resumable(command, tmp_path):
     sweep = [*command, "seed=1,2,3", "trainer.max_epochs=400"]
     process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -318,6 +319,7 @@ hydra:
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "grids.yaml").write_text(GRIDS)
