@@ -73,13 +73,15 @@ def run_benchmarks(
     machine = measure_machine()
     print(_describe(machine), flush=True)
     rows: list[Row] = []
+    paths: list[Path] = []
     started = time.monotonic()
     for part in _comparisons(machine, quick, only, threads, seconds, runs):
         found = list(part)
         rows += found
+        if out is not None:
+            paths = write_report(out, machine, _circumstances(threads, seconds), rows)
         table = models_table(found) if found[0]["op"] == "model" else as_table(found)
         print(f"\n{table.render('simple')}\n{time.monotonic() - started:.0f} s passed", flush=True)
-    paths = write_report(out, machine, _circumstances(threads, seconds), rows) if out else []
     if json is not None:
         write_rows(json, rows)
         paths.append(json)
