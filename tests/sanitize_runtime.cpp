@@ -42,6 +42,8 @@ int main() {
                     for (int count : {1, 2, 3, 5, 17, 130}) {
                         std::vector<float> x((size_t)count * inputs, 0.5f), y((size_t)count * 3 * units);
                         bsr_product(w.matrix, threads, count, x.data(), y.data());
+                        std::vector<float> values(w.column.size() * block * block);
+                        bsr_gradient(w.matrix, threads, count, y.data(), x.data(), values.data());
                     }
                     const std::vector<int> sizes{9, 9, 4, 1};
                     std::vector<float> x(23 * inputs, 0.5f), bias(3 * units, 0.1f), state(9 * units), out(23 * units);
