@@ -496,7 +496,7 @@ int bsr_gradient(const Matrix *m, int threads, long frames, const float *gradien
         const long area = (long)m->block * m->block;
         pool().run(threads, [&](int me, Barrier &barrier) {
             const int from = bounds[me], to = bounds[me + 1];
-            memset(values + m->row_pointer[from] * area, 0, (m->row_pointer[to] - m->row_pointer[from]) * area * sizeof(float));
+            std::fill_n(values + m->row_pointer[from] * area, (m->row_pointer[to] - m->row_pointer[from]) * area, 0.0f);
             for (long first = 0; first < frames; first += FRAMES) {
                 const int count = (int)std::min<long>(FRAMES, frames - first);
                 const long begin = (long)count * me / threads, end = (long)count * (me + 1) / threads;
