@@ -103,7 +103,11 @@ def _openvino(weight_OI: Tensor, x_BI: Tensor) -> Rival:
 
     parameter = ops.parameter(list(x_BI.shape), np.float32)
     product = ops.matmul(parameter, ops.constant(weight_OI.numpy()), False, True)
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,  # it would tie the whole process to a core, and every thread after it
+    }
     model = openvino.Model([product], [parameter])
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
     return Rival("OpenVINO dense", "fp32", lambda: request.infer([x_BI.numpy()], share_inputs=True)[0])
