@@ -208,13 +208,13 @@ def _set_random_state(states: torch.Tensor) -> None:
         torch.cuda.set_rng_state(state[size:].clone())
 
 
-def resume_point(run: RunFolder) -> Path | None:
-    """The newest whole checkpoint to go on from; a damaged one is named and removed."""
+def resume_point(run: RunFolder) -> tuple[Path, int] | None:
+    """The newest whole checkpoint to go on from, and its step; a damaged one is named and removed."""
     for path in (run.last, run.previous):
         if path.is_file():
             problem = damage(path)
             if problem is None:
-                return path
+                return path, _step(path)
             print(f"{path}: is damaged ({problem}); going on from the one before it, or from the beginning")
             path.unlink()
     return None
@@ -242,6 +242,10 @@ def step_of(path: Path) -> int | None:
     """The step at which a checkpoint was written; None where there is no whole one."""
     if not path.is_file() or damage(path) is not None:
         return None
+    return _step(path)
+
+
+def _step(path: Path) -> int:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
 
 

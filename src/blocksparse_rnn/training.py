@@ -23,7 +23,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from blocksparse_rnn import ranks
-from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights, resume_point, step_of
+from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights, resume_point
 from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.data.augment import Augmenter
@@ -141,13 +141,13 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
     callbacks = [*sparsifiers, *skipping, *monitors, checkpoints, Progress(run), LeaveOnError()]
     trainer = build(settings["trainer"], run, callbacks, loggers)
 
-    resume_from = ranks.from_first(None if ranks.rank() else resume_point(run))
+    point = ranks.from_first(None if ranks.rank() else resume_point(run))
+    resume_from, step = point or (None, 0)
     if resume_from is None:
         _measure_features(recogniser, data)
         if not ranks.rank():
             run.metrics.unlink(missing_ok=True)
     else:
-        step = step_of(resume_from) or 0
         if not ranks.rank():
             metrics.forget_after(step)
         print(f"{run.path}: going on from step {step}")
