@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ if not torch.cuda.is_available():
     # Without a GPU its kernels are interpreted. Triton reads this when it is imported, by whomever.
     os.environ["TRITON_INTERPRET"] = "1"
 
+from blocksparse_rnn.checkpoints import Checkpoints
 from blocksparse_rnn.command_line import compose_settings
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.manifest import Utterance, manifest_line
@@ -59,3 +61,30 @@ def tone_settings(tones: dict[str, Path], tmp_path: Path):
         return resolve(compose_settings([*base, *run, *data, *overrides]))
 
     return make
+
+
+class PowerCut(Exception):
+    """What ends a training as a power cut would: nothing is saved on the way out."""
+
+
+@pytest.fixture
+def power_cut(monkeypatch: pytest.MonkeyPatch):
+    """Within `power_cut(after)` a training saves its checkpoint at that step and breaks off at the next."""
+
+    @contextmanager
+    def cut(after: int):
+        on_batch_end = Checkpoints.on_train_batch_end
+
+        def end(self, trainer, *rest):
+            on_batch_end(self, trainer, *rest)
+            if trainer.global_step == after:
+                self._save_last(trainer)
+            if trainer.global_step == after + 1:
+                raise PowerCut
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "on_train_batch_end", end)
+            with pytest.raises(PowerCut):
+                yield
+
+    return cut

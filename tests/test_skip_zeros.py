@@ -1,7 +1,5 @@
 """Training that skips the blocks that are zero for good computes what dense training computes."""
 
-from contextlib import suppress
-
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -121,7 +119,7 @@ def test_a_run_that_skips_zeros_ends_like_one_that_does_not(tone_settings, count
 
 
 def test_it_starts_when_pruning_has_ended_and_a_resumed_run_is_the_same_to_the_bit(
-    tone_settings, tmp_path, monkeypatch
+    tone_settings, tmp_path, monkeypatch, power_cut
 ):
     steps = []
     install = SkipZeros._install_when_final
@@ -140,16 +138,7 @@ def test_it_starts_when_pruning_has_ended_and_a_resumed_run_is_the_same_to_the_b
     assert installed == last_update
 
     stopped, after = tone_settings(*options), installed + 3
-    on_batch_end = training.Progress.on_train_batch_end
-
-    def unplug(self, trainer, *rest):
-        on_batch_end(self, trainer, *rest)
-        if trainer.global_step == after:
-            trainer.save_checkpoint(f"{trainer.default_root_dir}/checkpoints/last.ckpt")
-            raise RuntimeError("pulled the plug")
-
-    with monkeypatch.context() as patch, suppress(RuntimeError):
-        patch.setattr(training.Progress, "on_train_batch_end", unplug)
+    with power_cut(after):
         training.train(stopped)
     assert training.train(stopped)["resumed"]
     assert [step for step, _ in steps] == [installed, installed, after]

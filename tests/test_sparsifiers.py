@@ -2,8 +2,6 @@
 
 import csv
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -302,34 +300,16 @@ def test_a_run_tells_what_its_weights_hold(tone_settings, sparsifier):
     assert (run.path / "masks.png").stat().st_size > 10_000
 
 
-@contextmanager
-def unplugged(after: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Save at a step, lose power at the next."""
-    on_batch_end = training.Progress.on_train_batch_end
-
-    def stop(self, trainer, *rest):
-        on_batch_end(self, trainer, *rest)
-        if trainer.global_step == after:
-            trainer.save_checkpoint(f"{trainer.default_root_dir}/checkpoints/last.ckpt")
-        if trainer.global_step == after + 1:
-            raise RuntimeError("pulled the plug")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Progress, "on_train_batch_end", stop)
-        with pytest.raises(RuntimeError, match="plug"):
-            yield
-
-
 @pytest.mark.parametrize("choice", ["sparsifier=bp", "sparsifier=glp", "target_sparsity=null"])
 @pytest.mark.parametrize("stop_after", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 12, 20))])
 def test_a_run_stopped_in_mid_ramp_ends_as_if_it_had_not_been(
-    tone_settings, tmp_path, monkeypatch, choice, stop_after
+    tone_settings, tmp_path, power_cut, choice, stop_after
 ):
     options = ["sparsifier=bp", *SPARSE, choice]
     undisturbed = tone_settings(*options, f"outputs={tmp_path / 'undisturbed'}")
     expected = training.train(undisturbed)
     stopped = tone_settings(*options)
-    with unplugged(stop_after, monkeypatch):
+    with power_cut(stop_after):
         training.train(stopped)
     result = training.train(stopped)
     assert result["resumed"]
@@ -340,9 +320,9 @@ def test_a_run_stopped_in_mid_ramp_ends_as_if_it_had_not_been(
         assert result.get(key) == expected.get(key), key
 
 
-def test_masks_of_another_schedule_are_refused(tone_settings, monkeypatch):
+def test_masks_of_another_schedule_are_refused(tone_settings, power_cut):
     given = tone_settings("sparsifier=bp", *SPARSE)
-    with unplugged(8, monkeypatch):
+    with power_cut(8):
         training.train(given)
     run = RunFolder.of(given)
     checkpoint = torch.load(run.last, weights_only=True)

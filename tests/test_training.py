@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blocksparse_rnn import training
-from blocksparse_rnn.checkpoints import Checkpoints, DurableCheckpointIO, load_weights
+from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_bits(tone_settings, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop_after", [2, 5, 7, 10])
-def test_a_stopped_run_ends_as_if_it_had_not_been(tone_settings, tmp_path, monkeypatch, stop_after, workers):
+def test_a_stopped_run_ends_as_if_it_had_not_been(tone_settings, tmp_path, power_cut, stop_after, workers):
     augmented = (
         "features.specaugment={n_time_masks: 1, time_mask_param: 5, n_freq_masks: 1, freq_mask_param: 9}"
     )
@@ -78,21 +78,10 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tone_settings, tmp_path, monke
     training.train(undisturbed)
 
     settings = tone_settings(*options)
-    on_batch_end = Checkpoints.on_train_batch_end
-
-    def stop(self, trainer, *rest):
-        on_batch_end(self, trainer, *rest)
-        if trainer.global_step == stop_after:
-            self._save_last(trainer)
-        if trainer.global_step == stop_after + 1:
-            raise RuntimeError("pulled the plug")
-
-    monkeypatch.setattr(Checkpoints, "on_train_batch_end", stop)
-    with pytest.raises(RuntimeError, match="plug"):
+    with power_cut(stop_after):
         training.train(settings)
     run = RunFolder.of(settings)
     assert json.loads((run.path / "status.json").read_text())["state"] == "failed"
-    monkeypatch.undo()
 
     assert training.train(settings)["resumed"]
     expected = load_weights(RunFolder.of(undisturbed).best)
