@@ -3,7 +3,7 @@
 python src/bench.py --quick                                  # a minute: one matrix, the fewest blocks and batches
 python src/bench.py --out results/runtime                    # all of it: bench.json, bench.md, speed.png
 python src/bench.py --only layers --threads 2
-python src/bench.py --only models --run outputs/RUN          # whole recognisers, this trained one among them
+python src/bench.py --only models --run outputs/RUN          # this trained recogniser; without --run the paper's sizes
 """
 
 import argparse
@@ -28,7 +28,7 @@ def program() -> None:
         dest="runs",
         action="append",
         default=[],
-        help="a trained run among the models; may be given several times",
+        help="a trained run, instead of models of the paper's sizes; may be given several times",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, a list")

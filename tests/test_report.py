@@ -327,6 +327,18 @@ def test_the_program_writes_a_page_and_a_picture(tmp_path):
     assert done.stderr.startswith("error: cannot write")
 
 
+def write_shipped(folder, name):
+    measured = [
+        ("torch dense", "fp32", 24e6, 1.0),
+        ("blocksparse", "fp32", 3e6, 5.0),
+        ("blocksparse", "int8", 1e6, 7.0),
+    ]
+    keys = ("backend", "dtype", "file_bytes", "ratio_to_dense")
+    rows = [{"op": "model", "model": name} | dict(zip(keys, values, strict=True)) for values in measured]
+    (folder / "shipped").mkdir()
+    (folder / "shipped/bench.json").write_text(json.dumps({"device": "a processor", "rows": rows}))
+
+
 def test_the_answers_say_what_the_runs_say(tmp_path):
     for width, cer in ((440, 0.10), (176, 0.13), (640, 0.098)):
         write_run(tmp_path / "runs", cer, width=width)
@@ -337,6 +349,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     for block, cer in ((4, 0.1095), (16, 0.14)):
         write_run(tmp_path / "runs", cer, width=640, sparsifier="bp", block=block)
     write_run(tmp_path / "runs", 0.02, hours=3.0)
+    write_shipped(tmp_path / "runs", "640-bp-16-0-1.5-0.9")
     runs, _ = read_runs([tmp_path / "runs"])
     page = write_answers(runs, tmp_path / "runs", tmp_path / "docs").read_text()
     flat = " ".join(page.split())
@@ -349,9 +362,14 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "GL alone with lambda_g 2 ends at 90.0 % sparsity and a CER of 20.00" in flat
     assert "the best is rnn 640, 90.0 % sparse, with 10.95" in flat
     assert "3 h of synthetic speech" in flat
+    [shipped] = [line.split("|")[1:-1] for line in page.splitlines() if "| 16x16" in line and "3.00" in line]
+    assert [cell.strip() for cell in shipped] == ["16x16", "3.00", "8.0", "5.0", "1.00", "24.0", "7.0"]
     for picture in re.findall(r"\((results/.*?png)\)", page):
         assert (tmp_path / "docs" / picture).stat().st_size > 10_000
     assert page.count("](results/") == 4
+    (tmp_path / "runs/shipped/bench.json").write_text("{}")
+    with pytest.raises(UserError, match="not a benchmark of models"):
+        write_answers(runs, tmp_path / "runs", tmp_path / "docs")
     only = [run for run in runs if run.sparsifier == "gl"]
     with pytest.raises(UserError, match="no row of the paper's table"):
         write_answers(only, tmp_path, tmp_path / "docs")

@@ -1,5 +1,6 @@
 """Promises about shipped recognisers that take minutes: trained ones, the paper's sizes, hours of audio."""
 
+import json
 import subprocess
 import sys
 
@@ -29,13 +30,19 @@ def cer(texts, said):
     return counts.cer
 
 
-@pytest.mark.parametrize("model", ["rnn", "gru"])
-def test_a_pruned_run_ships_as_it_hears(model, tmp_path):
-    options = ["experiment=demo", f"model={model}", "sparsifier=bp", "block=4", "target_sparsity=0.9"]
+@pytest.mark.parametrize(
+    ("model", "width", "target", "limit"), [("rnn", 176, 0.9, 0.18), ("gru", 192, 0.8, 0.2)]
+)
+def test_a_pruned_recogniser_still_understands_and_ships_as_it_hears(model, width, target, limit, tmp_path):
+    options = ["experiment=almost_clean", f"model={model}", f"width={width}", "logger=csv"]
+    pruned = ["sparsifier=bp", "block=4", f"target_sparsity={target}"]
     folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}"]
-    subprocess.run([sys.executable, str(ROOT / "src/train.py"), *options, *folders], check=True)
-    [result] = (tmp_path / "outputs").glob("*/result.json")
-    check_shipped(result.parent, tmp_path)
+    subprocess.run([sys.executable, str(ROOT / "src/train.py"), *options, *pruned, *folders], check=True)
+    [path] = (tmp_path / "outputs").glob("*/result.json")
+    result = json.loads(path.read_text())
+    assert result["cer"] <= limit
+    assert result["sparsity/prunable"] == pytest.approx(target, abs=0.005)
+    check_shipped(path.parent, tmp_path)
 
 
 def check_shipped(run, folder):

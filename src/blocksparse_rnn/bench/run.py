@@ -104,7 +104,8 @@ def _comparisons(
     if only in (None, "models"):
         for run in runs:
             yield time_trained_run(run, seconds, threads)
-        for cell, width in PAPER_SCALE[:1] if quick else PAPER_SCALE:
+        paper_scale = PAPER_SCALE[:1] if quick else PAPER_SCALE
+        for cell, width in () if runs else paper_scale:
             yield time_random_models(cell, width, [16] if quick else [4, 16], seconds, threads)
 
 

@@ -14,6 +14,7 @@ from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.paper import PAPER, match, paper_table
 from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
 from blocksparse_rnn.report.results import REFERENCE, Row, Run, rows_of
+from blocksparse_rnn.report.shipped import shipped_by_block
 from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
 
 _BLOCKS_WIDTH = 2560  # of rq2_blocks, as the paper numbers its rows
@@ -52,7 +53,7 @@ def write_answers(runs: list[Run], folder: Path, docs: Path) -> Path:
         _HEAD.format(folder=folder, docs=docs, circumstances=_circumstances(runs)),
         _the_table(main, scale),
         _how_sparse(main, scale, pictures),
-        _blocks(main, scale, pictures),
+        _blocks(main, scale, pictures, folder),
         _algorithms(main),
         _width(main, scale, pictures),
         *(_elsewhere(rows, i, pictures) for i, rows in enumerate(g for g in groups if g is not main)),
@@ -105,7 +106,7 @@ The dense {dense.model} reaches {rate(dense)}. Against it: {"; ".join(lines)}.
 """
 
 
-def _blocks(rows: list[Row], scale: str, pictures: Path) -> str:
+def _blocks(rows: list[Row], scale: str, pictures: Path, folder: Path) -> str:
     of_width = _of_width(rows, "rnn", _BLOCKS_WIDTH)
     pruned = [row for row in of_width if row.target == 0.9 and row.sparsifier == "bp"]
     if len(pruned) < 2:
@@ -128,7 +129,8 @@ def _blocks(rows: list[Row], scale: str, pictures: Path) -> str:
 
 {_table(pruned)}
 ![CER by block](results/rq2.png)
-"""
+
+{shipped_by_block(best["paper"], folder)}"""
 
 
 def _algorithms(rows: list[Row]) -> str:

@@ -95,6 +95,8 @@ class Run:
 class Row:
     """A line of the table: one point, over its seeds. Rates are fractions."""
 
+    names: tuple[str, ...]
+    """Of its runs."""
     group: str
     cell: str
     width: int
@@ -190,6 +192,7 @@ def _row(point: list[Run], runs: list[Run]) -> Row:
     cer = statistics.mean(cers)
     reference = first.settings["scale"].get("row_width", {}).get(f"w{REFERENCE[cell]}")
     return Row(
+        names=tuple(run.path.name for run in point),
         group=first.group,
         cell=cell,
         width=width,

@@ -66,7 +66,7 @@ def as_csv(rows: list[Row]) -> str:
     writer.writeheader()
     for row in rows:
         values = asdict(row)
-        writer.writerow(values | {"seeds": " ".join(map(str, row.seeds))})
+        writer.writerow(values | {"names": " ".join(row.names), "seeds": " ".join(map(str, row.seeds))})
     return file.getvalue()
 
 
