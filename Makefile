@@ -51,7 +51,7 @@ faults: env ## break trainings and sweeps for real, and see that nothing is lost
 	OMP_NUM_THREADS=1 $(PY) tests/faults.py $(ARGS)
 
 slow: env ## only the slower tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --numprocesses auto --maxprocesses 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --numprocesses auto --maxprocesses 2 --dist worksteal --durations 20 $(PYTEST_ARGS)
 
 check: test slow ## test, then the slower tests
 
