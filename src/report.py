@@ -48,7 +48,7 @@ def program() -> None:
     if arguments.keep:
         print(f"\nkept: {keep_runs(runs, arguments.keep)} runs in {arguments.keep}")
     if arguments.answers:
-        print(f"\nwritten: {write_answers(runs, arguments.folders[0], arguments.answers)}")
+        print(f"\nwritten: {write_answers(runs, arguments.folders, arguments.answers)}")
     if arguments.wandb:
         print(f"\nW&B workspace: {publish(arguments.wandb)}")
 

@@ -350,8 +350,12 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
         write_run(tmp_path / "runs", cer, width=640, sparsifier="bp", block=block)
     write_run(tmp_path / "runs", 0.02, hours=3.0)
     write_shipped(tmp_path / "runs", "640-bp-16-0-1.5-0.9")
+    curve = "".join(f"{step},0,val/cer,{0.11 if step <= 80 else 0.1},1.0\n" for step in range(10, 101, 10))
+    (tmp_path / "runs/440-none-4-0-1.5-0.9/metrics.csv").write_text(
+        f"step,epoch,metric,value,seconds\n{curve}"
+    )
     runs, _ = read_runs([tmp_path / "runs"])
-    page = write_answers(runs, tmp_path / "runs", tmp_path / "docs").read_text()
+    page = write_answers(runs, [tmp_path / "runs"], tmp_path / "docs").read_text()
     flat = " ".join(page.split())
     assert "11 runs, 5.5 hours of training" in flat
     assert "The dense rnn 440 reaches 10.00" in flat
@@ -362,6 +366,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "GL alone with lambda_g 2 ends at 90.0 % sparsity and a CER of 20.00" in flat
     assert "the best is rnn 640, 90.0 % sparse, with 10.95" in flat
     assert "3 h of synthetic speech" in flat
+    assert "| rnn 440 | 10.00 | 0.0 | -9.1 |" in re.sub(" +", " ", page)
     [shipped] = [line.split("|")[1:-1] for line in page.splitlines() if "| 16x16" in line and "3.00" in line]
     assert [cell.strip() for cell in shipped] == ["16x16", "3.00", "8.0", "5.0", "1.00", "24.0", "7.0"]
     for picture in re.findall(r"\((results/.*?png)\)", page):
@@ -369,10 +374,10 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert page.count("](results/") == 4
     (tmp_path / "runs/shipped/bench.json").write_text("{}")
     with pytest.raises(UserError, match="not a benchmark of models"):
-        write_answers(runs, tmp_path / "runs", tmp_path / "docs")
+        write_answers(runs, [tmp_path / "runs"], tmp_path / "docs")
     only = [run for run in runs if run.sparsifier == "gl"]
     with pytest.raises(UserError, match="no row of the paper's table"):
-        write_answers(only, tmp_path, tmp_path / "docs")
+        write_answers(only, [tmp_path], tmp_path / "docs")
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")

@@ -13,18 +13,19 @@ SHIPPED = "shipped"
 _HEADINGS = ("block", "fp32: MB", "smaller", "faster", "int8: MB", "smaller", "faster")
 
 
-def shipped_by_block(rows: list[Row], folder: Path) -> str:
+def shipped_by_block(rows: list[Row], folders: list[Path]) -> str:
     """A paragraph and a table of those rows that were measured; empty where none was.
 
     Args:
         rows: pruned rows of one width.
-        folder: where the runs lie, and `shipped/bench.json` beside them.
+        folders: where runs lie; the first `shipped/bench.json` beside them counts.
 
     Raises:
         UserError: the file isn't such as bench.py writes.
     """
-    path = folder / SHIPPED / "bench.json"
-    if not path.exists():
+    paths = (folder / SHIPPED / "bench.json" for folder in folders)
+    path = next(filter(Path.exists, paths), None)
+    if path is None:
         return ""
     try:
         bench = json.loads(path.read_text(encoding="utf-8"))
