@@ -19,14 +19,11 @@ import triton.language as tl
 @triton.jit
 def _row_sum(
     row,
+    matrix,
     x,
     frame_V,
     valid_V,
     width,
-    pointer,
-    column,
-    value,
-    scale,
     V: tl.constexpr,
     K: tl.constexpr,
     R: tl.constexpr,
@@ -35,7 +32,8 @@ def _row_sum(
     WIDE: tl.constexpr,
     SCALED: tl.constexpr,
 ):
-    """One row of blocks times V vectors: (V, R)."""
+    """One row of the blocks of a matrix, (pointer, column, value, scale), times V vectors: (V, R)."""
+    pointer, column, value, scale = matrix
     k_K = tl.arange(0, K)
     r_R = tl.arange(0, R)
     sum_VR = tl.zeros((V, R), tl.float32)
@@ -90,9 +88,8 @@ def product(
     row = tl.program_id(0)
     frame_V = tl.program_id(1).to(tl.int64) * V + tl.arange(0, V)
     valid_V = frame_V < frames
-    sum_VR = _row_sum(
-        row, x, frame_V, valid_V, width, pointer, column, value, scale, V, K, R, C, DOT, WIDE, SCALED
-    )
+    matrix = (pointer, column, value, scale)
+    sum_VR = _row_sum(row, matrix, x, frame_V, valid_V, width, V, K, R, C, DOT, WIDE, SCALED)
     unit_R = row * R + tl.arange(0, R)
     sum_VR += tl.load(bias + unit_R)[None, :]
     tl.store(y + frame_V[:, None] * rows + unit_R[None, :], sum_VR, mask=valid_V[:, None])
@@ -128,44 +125,11 @@ def gru_step(
         frame_V = tl.load(first + t).to(tl.int64) + vector_V
         before_V = tl.load(first + t - 1).to(tl.int64) + vector_V
         blocks = width // R
-        r_VR = _row_sum(
-            block, out, before_V, old_V, width, pointer, column, value, scale, V, K, R, C, DOT, WIDE, SCALED
-        )
-        z_VR = _row_sum(
-            blocks + block,
-            out,
-            before_V,
-            old_V,
-            width,
-            pointer,
-            column,
-            value,
-            scale,
-            V,
-            K,
-            R,
-            C,
-            DOT,
-            WIDE,
-            SCALED,
-        )
+        matrix = (pointer, column, value, scale)
+        r_VR = _row_sum(block, matrix, out, before_V, old_V, width, V, K, R, C, DOT, WIDE, SCALED)
+        z_VR = _row_sum(blocks + block, matrix, out, before_V, old_V, width, V, K, R, C, DOT, WIDE, SCALED)
         n_VR = _row_sum(
-            2 * blocks + block,
-            out,
-            before_V,
-            old_V,
-            width,
-            pointer,
-            column,
-            value,
-            scale,
-            V,
-            K,
-            R,
-            C,
-            DOT,
-            WIDE,
-            SCALED,
+            2 * blocks + block, matrix, out, before_V, old_V, width, V, K, R, C, DOT, WIDE, SCALED
         )
         unit_R = block * R + tl.arange(0, R)
         at_VR = frame_V[:, None] * (3 * width) + unit_R[None, :]
@@ -221,44 +185,12 @@ def rnn_step(
         frame_V = tl.load(first + t).to(tl.int64) + vector_V
         before_V = tl.load(first + before).to(tl.int64) + vector_V
         out += direction.to(tl.int64) * frames * width
+        matrix = (pointer, column, value, scale)
+        reverse = (reverse_pointer, reverse_column, reverse_value, reverse_scale)
         if direction == 0:
-            sum_VR = _row_sum(
-                block,
-                out,
-                before_V,
-                old_V,
-                width,
-                pointer,
-                column,
-                value,
-                scale,
-                V,
-                K,
-                R,
-                C,
-                DOT,
-                WIDE,
-                SCALED,
-            )
+            sum_VR = _row_sum(block, matrix, out, before_V, old_V, width, V, K, R, C, DOT, WIDE, SCALED)
         else:
-            sum_VR = _row_sum(
-                block,
-                out,
-                before_V,
-                old_V,
-                width,
-                reverse_pointer,
-                reverse_column,
-                reverse_value,
-                reverse_scale,
-                V,
-                K,
-                R,
-                C,
-                DOT,
-                WIDE,
-                SCALED,
-            )
+            sum_VR = _row_sum(block, reverse, out, before_V, old_V, width, V, K, R, C, DOT, WIDE, SCALED)
         unit_R = block * R + tl.arange(0, R)
         at_VR = frame_V[:, None] * width + unit_R[None, :]
         sum_VR += tl.load(a + at_VR, mask=valid_V[:, None], other=0.0)
