@@ -367,6 +367,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "the best is rnn 640, 90.0 % sparse, with 10.95" in flat
     assert "3 h of synthetic speech" in flat
     assert "| rnn 440 | 10.00 | 0.0 | -9.1 |" in re.sub(" +", " ", page)
+    assert "0 of these 3 have settled" in flat
     [shipped] = [line.split("|")[1:-1] for line in page.splitlines() if "| 16x16" in line and "3.00" in line]
     assert [cell.strip() for cell in shipped] == ["16x16", "3.00", "8.0", "5.0", "1.00", "24.0", "7.0"]
     for picture in re.findall(r"\((results/.*?png)\)", page):
@@ -378,6 +379,15 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     only = [run for run in runs if run.sparsifier == "gl"]
     with pytest.raises(UserError, match="no row of the paper's table"):
         write_answers(only, [tmp_path], tmp_path / "docs")
+
+
+def test_the_committed_page_is_what_the_committed_results_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(CONF.parent)
+    folders = [Path("results/mini"), Path("results/demo")]
+    page = write_answers(read_runs(folders)[0], folders, tmp_path).read_text()
+    assert page.replace(str(tmp_path), "docs") == Path("docs/RESULTS.md").read_text()
+    for picture in re.findall(r"\((results/.*?png)\)", page):
+        assert (Path("docs") / picture).exists()
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
