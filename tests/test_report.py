@@ -372,7 +372,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert [cell.strip() for cell in shipped] == ["16x16", "3.00", "8.0", "5.0", "1.00", "24.0", "7.0"]
     for picture in re.findall(r"\((results/.*?png)\)", page):
         assert (tmp_path / "docs" / picture).stat().st_size > 10_000
-    assert page.count("](results/") == 4
+    assert page.count("](results/") == 5
     (tmp_path / "runs/shipped/bench.json").write_text("{}")
     with pytest.raises(UserError, match="not a benchmark of models"):
         write_answers(runs, [tmp_path / "runs"], tmp_path / "docs")

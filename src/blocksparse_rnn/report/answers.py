@@ -57,7 +57,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     sections = [
         _HEAD.format(named=named, docs=docs, circumstances=_circumstances(runs)),
         _the_corpus(main, runs),
-        _the_table(main, scale),
+        _the_table(main, scale, pictures),
         _how_sparse(main, scale, pictures),
         _blocks(main, scale, pictures, folders),
         _algorithms(main),
@@ -111,12 +111,24 @@ def _late_change(run: Run) -> float | None:
     return rates[-1] / earlier[-1] - 1 if earlier else None
 
 
-def _the_table(rows: list[Row], scale: str) -> str:
+def _the_table(rows: list[Row], scale: str, pictures: Path) -> str:
+    matched = [row for paper in PAPER if (row := match(paper, rows)) is not None]
+    _picture(matched, nonzero_panel, pictures / "table.png")
+    pruned = [row for row in matched if row.sparsifier != "none" and row.perf is not None]
+    best = [min(of, key=_cer) for cell in REFERENCE if (of := [row for row in pruned if row.cell == cell])]
+    told = [
+        f"Of the pruned {row.cell.upper()}s {row.model} ({row.algorithm.upper()}, {row.nonzero / 1e6:.2f} M weights "
+        f"that are not zero) hears best: {rate(row)}, PERF {percent(row.perf)}. "
+        for row in best
+    ]
     return f"""## The paper's table
 
+{"".join(told)}
 {rows[0].group}. `make reproduce-table SCALE={scale}`, or `{_COMMAND.format("table", scale)}`.
 
 {paper_table(rows).render("github")}
+
+![CER against nonzero parameters](results/table.png)
 """
 
 
