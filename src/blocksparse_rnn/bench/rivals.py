@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +110,10 @@ def _openvino(weight_OI: Tensor, x_BI: Tensor) -> Rival:
         "ENABLE_CPU_PINNING": False,  # it would tie the whole process to a core, and every thread after it
     }
     model = openvino.Model([product], [parameter])
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    # Compiling, OpenVINO gives its thread a stack for signals, and frees it one day: then a signal ends the process.
+    with ThreadPoolExecutor(1) as elsewhere:
+        compiled = elsewhere.submit(openvino.Core().compile_model, model, "CPU", settings).result()
+    request = compiled.create_infer_request()
     return Rival("OpenVINO dense", "fp32", lambda: request.infer([x_BI.numpy()], share_inputs=True)[0])
 
 
