@@ -367,7 +367,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "the best is rnn 640, 90.0 % sparse, with 10.95" in flat
     assert "3 h of synthetic speech" in flat
     assert "| rnn 440 | 10.00 | 0.0 | -9.1 |" in re.sub(" +", " ", page)
-    assert "0 of these 3 have settled" in flat
+    assert "Settled by that measure: 0 of these 3." in flat
     [shipped] = [line.split("|")[1:-1] for line in page.splitlines() if "| 16x16" in line and "3.00" in line]
     assert [cell.strip() for cell in shipped] == ["16x16", "3.00", "8.0", "5.0", "1.00", "24.0", "7.0"]
     for picture in re.findall(r"\((results/.*?png)\)", page):

@@ -97,8 +97,8 @@ In the paper dense networks are wider than their task needs: acoustics set their
 should ask the same of small networks: dense error rates of 5 to 25 %, that no longer change by 3 % in the last
 fifth of a training; a 704-row at least 15 % worse than its family's reference; and hardly a gain from widths
 beyond the reference. Noise and vocabulary were raised from almost clean speech of 300 words as far as three hours
-for nine rows allow; with more noise still (down to -8 dB) the 704-row learns nothing in that time. {settled} of
-these {len(lines)} have settled by that measure; longer trainings would bring the others closer to the paper's:
+for nine rows allow; with more noise still (down to -8 dB) the 704-row learns nothing in that time. Settled by that
+measure: {settled} of these {len(lines)}. Longer trainings would bring the others closer to the paper's.
 
 {Table("", headings, lines, words=1).render("github")}
 """
@@ -118,7 +118,7 @@ def _the_table(rows: list[Row], scale: str, pictures: Path) -> str:
     best = [min(of, key=_cer) for cell in REFERENCE if (of := [row for row in pruned if row.cell == cell])]
     told = [
         f"Of the pruned {row.cell.upper()}s {row.model} ({row.algorithm.upper()}, {row.nonzero / 1e6:.2f} M weights "
-        f"that are not zero) hears best: {rate(row)}, PERF {percent(row.perf)}. "
+        f"that are not zero) hears best: {rate(row)}, PERF {percent(row.perf)}.\n"
         for row in best
     ]
     return f"""## The paper's table
