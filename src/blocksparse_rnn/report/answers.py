@@ -96,9 +96,8 @@ def _the_corpus(rows: list[Row], runs: list[Run]) -> str:
 In the paper dense networks are wider than their task needs: acoustics set their error rate. A small corpus
 should ask the same of small networks: dense error rates of 5 to 25 %, that no longer change by 3 % in the last
 fifth of a training; a 704-row at least 15 % worse than its family's reference; and hardly a gain from widths
-beyond the reference. Noise and vocabulary were raised from almost clean speech of 300 words as far as three hours
-for nine rows allow; with more noise still (down to -8 dB) the 704-row learns nothing in that time. Settled by that
-measure: {settled} of these {len(lines)}. Longer trainings would bring the others closer to the paper's.
+beyond the reference. So noise and vocabulary were raised from almost clean speech of 300 words. Settled by that
+measure: {settled} of these {len(lines)}.
 
 {Table("", headings, lines, words=1).render("github")}
 """
