@@ -29,11 +29,12 @@ def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSi
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axis, matrix in zip(axes, matrices, strict=False):
         kept_RC = (block_max(matrix.weight.detach(), block) > 0).float().cpu()
-        axis.imshow(1 - _shrink(kept_RC).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        drawn = 1 - _shrink(kept_RC).numpy()
+        axis.imshow(drawn, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         name = matrix.name.removeprefix("recurrent.")
         axis.set_title(f"{name}\n{1 - kept_RC.mean():.1%} pruned", fontsize=8)
         axis.set_xticks([])
-        axis.set_yticks([k * len(kept_RC) / len(matrix.gates) for k in range(1, len(matrix.gates))])
+        axis.set_yticks([k * len(drawn) / len(matrix.gates) for k in range(1, len(matrix.gates))])
         axis.set_yticklabels([])
     for axis in axes[len(matrices) :]:
         axis.set_axis_off()
