@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,12 +14,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blocksparse_rnn import training
-from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights
+from blocksparse_rnn.checkpoints import Checkpoints, DurableCheckpointIO, load_weights
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.runs import RunFolder, identity, run_name
+from blocksparse_rnn.stop import Stopped
 from blocksparse_rnn.transcriber import Transcriber, find_sources
 
 TRAIN = CONF.parent / "src" / "train.py"
@@ -88,6 +90,38 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tone_settings, tmp_path, power
     for name, weight in load_weights(run.best).items():
         assert torch.equal(weight, expected[name]), name
     assert metrics_of(run) == metrics_of(RunFolder.of(undisturbed))
+
+
+@pytest.mark.parametrize(("asked_after", "limit"), [(3, -1), (5, -1), (10, -1), (7, 7)])
+def test_a_run_that_is_asked_to_end_leaves_nothing_out(
+    tone_settings, tmp_path, monkeypatch, asked_after, limit
+):
+    """In mid-epoch, after an epoch's last step and after the very last one, where validation is to follow."""
+    options = ["trainer.max_epochs=2", "trainer.log_every=1", f"trainer.max_steps={limit}"]
+    undisturbed = tone_settings(*options, f"outputs={tmp_path / 'undisturbed'}")
+    expected = training.train(undisturbed)
+
+    on_batch_end = Checkpoints.on_train_batch_end
+
+    def end(self, trainer, *rest):
+        if trainer.global_step == asked_after:
+            signal.raise_signal(signal.SIGTERM)
+        on_batch_end(self, trainer, *rest)
+
+    settings = tone_settings(*options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", end)
+        with pytest.raises(Stopped):
+            training.train(settings)
+    result = training.train(settings)
+    assert result["resumed"]
+    told, expected_told = (
+        # Lightning counts the epoch that max_steps broke off as ended, unless it resumes behind it.
+        [(step, name, value) for step, _, name, value in metrics_of(RunFolder.of(each))]
+        for each in (settings, undisturbed)
+    )
+    assert told == expected_told
+    assert all(result[name] == expected[name] for name in ("dev_cer", "best_step", "cer"))
 
 
 def test_gradients_that_stay_infinite_stop_the_run_and_name_the_files(tone_settings, monkeypatch):

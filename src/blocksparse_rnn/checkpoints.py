@@ -119,6 +119,8 @@ class Checkpoints(pl.Callback):
             self._random_states = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.is_last_batch or trainer.global_step >= trainer.estimated_stepping_batches:
+            return  # the epoch's end saves; a run that went on from here would leave out its validation
         due = trainer.is_global_zero and time.monotonic() - self._saved_at > self.every_seconds
         if ranks.any_rank(due or self.stop.asked is not None, trainer.strategy.root_device):
             self._save_last(trainer)
