@@ -333,6 +333,12 @@ def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
     typed = [words[1] for words in planned(sweep, *short, "seed=7,8", "block=4")]
     assert sum("-16-bp-b4-t0.5-s" in name for name in typed) == 2
     assert sum("-16-dense-s" in name for name in typed) == 2
+    other = planned(sweep, *short, "hydra.sweeper.grids=[{sparsifier: none}]")
+    assert [Path(words[1]).name.rsplit("-", 1)[0] for words in other] == [
+        names[0].split("-")[0] + "-16-dense-s1"
+    ]
+    with pytest.raises(UserError, match="hydra.sweeper.grids=5: must be a list"):
+        planned(sweep, "hydra.sweeper.grids=5")
     done = run(sweep, *short)
     assert done.returncode == 0, done.stderr
     told = [json.loads(path.read_text()) for path in results(tmp_path)]

@@ -92,9 +92,13 @@ def _compose_points(
     """
     if config_dir is not None and not Path(config_dir).is_dir():
         return [], [f"--config-dir {config_dir}: there is no such folder"]
+    parsed = [(text, _parse(text)) for text in overrides]
+    problems = [f"{text}: not of the form name=value" for text, override in parsed if override is None]
+    good = [text for text, override in parsed if override is not None]
+    of_hydra = [text for text, override in parsed if override and override.key_or_group.startswith("hydra.")]
     with _hydra(config_dir):
         try:
-            primary = compose(config_name, return_hydra_config=True)
+            primary = compose(config_name, of_hydra, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [], [f"--config-name {config_name}: {str(error).splitlines()[0]}"]
         values = [str(name) for name in primary if not OmegaConf.is_dict(primary._get_node(name))]
@@ -104,8 +108,6 @@ def _compose_points(
                 f"--config-dir {config_dir}: its folder {hidden[0]} hides the setting of that name from Hydra; "
                 "keep sweep files in a folder of their own"
             ]
-        problems = [f"{text}: not of the form name=value" for text in overrides if _parse(text) is None]
-        good = [text for text in overrides if _parse(text) is not None]
         points: list[DictConfig] = []
         sweeper = primary.hydra.sweeper
         for grid in grid_overrides(sweeper.get("params"), sweeper.get("grids"), good):

@@ -10,12 +10,14 @@ hydra:
       - {sparsifier: "bp,glp", target_sparsity: "0.8,0.9"}
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from blocksparse_rnn.errors import UserError
 
 
 def grid_overrides(
@@ -27,7 +29,14 @@ def grid_overrides(
         params: name -> values, for all grids.
         grids: name -> values of each grid; none is one grid without values of its own.
         typed: overrides of the command line, `name=values`.
+
+    Raises:
+        UserError: `grids` is no list of settings.
     """
+    if not isinstance(grids or [], Sequence) or not all(isinstance(grid, Mapping) for grid in grids or []):
+        raise UserError(
+            f"hydra.sweeper.grids={grids}: must be a list like [{{sparsifier: none}}, {{block: '4,8'}}]"
+        )
     parser = OverridesParser.create()
     names = {parser.parse_override(text).key_or_group for text in typed}
     merged = ({**(params or {}), **grid} for grid in grids or [{}])
