@@ -269,6 +269,18 @@ def test_a_run_that_lies_in_two_places_counts_once(tmp_path):
     assert rows_of(runs)[0].seeds == (0,)
 
 
+def test_what_is_kept_names_no_folder_of_the_machine(tmp_path):
+    outputs, corpora = tmp_path / "outputs", str(tmp_path / "corpora")
+    source = write_run(
+        outputs, 0.04, outputs=str(outputs), corpora=corpora, data={"folder": corpora, "hours": 1.5}
+    )
+    keep_runs(read_runs([outputs])[0], tmp_path / "kept")
+    kept = yaml.safe_load((tmp_path / "kept" / source.name / "config.yaml").read_text())
+    expected = yaml.safe_load((source / "config.yaml").read_text())
+    expected |= {"outputs": "outputs", "corpora": "corpora", "data": {"folder": "corpora", "hours": 1.5}}
+    assert kept == expected
+
+
 def test_the_pareto_front_is_what_no_other_beats_in_both():
     points = [(0.8, 0.05), (0.9, 0.06), (0.9, 0.07), (0.85, 0.065), (0.95, 0.10), (0.7, 0.051)]
     assert pareto_front(points) == [(0.8, 0.05), (0.9, 0.06), (0.95, 0.10)]

@@ -337,7 +337,7 @@ def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
     assert [Path(words[1]).name.rsplit("-", 1)[0] for words in other] == [
         names[0].split("-")[0] + "-16-dense-s1"
     ]
-    with pytest.raises(UserError, match="hydra.sweeper.grids=5: must be a list"):
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.grids=5: must be a list"):
         planned(sweep, "hydra.sweeper.grids=5")
     done = run(sweep, *short)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """What a report needs of finished runs, copied without their checkpoints: small enough to commit."""
 
-import shutil
 from pathlib import Path
 
 from blocksparse_rnn.errors import cannot_write
@@ -8,10 +7,13 @@ from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.results import Run
 
 _FILES = ("config.yaml", "metrics.csv", "masks.png", "result.json")  # result.json last: it says finished
+_FOLDERS = ("outputs", "corpora")
 
 
 def keep_runs(runs: list[Run], folder: Path) -> int:
     """Copy the runs' files into folders of the same names; returns how many runs there were.
+
+    Settings name the folders of outputs and corpora without the path to them: it is one machine's.
 
     Raises:
         UserError: no permission, no space.
@@ -24,6 +26,17 @@ def keep_runs(runs: list[Run], folder: Path) -> int:
             raise cannot_write(target, error) from error
         for source in (run.path / name for name in _FILES):
             if source.exists() and source.resolve() != (target / source.name).resolve():
-                with open(source, "rb") as original, durable_file(target / source.name) as copy:
-                    shutil.copyfileobj(original, copy)
+                content = source.read_bytes()
+                if source.name == "config.yaml":
+                    content = _without_paths(content.decode(), run).encode()
+                with durable_file(target / source.name) as copy:
+                    copy.write(content)
     return len(runs)
+
+
+def _without_paths(text: str, run: Run) -> str:
+    for name in _FOLDERS:
+        path = Path(run.settings.get(name) or name)
+        if path.is_absolute():
+            text = text.replace(str(path), path.name)
+    return text
