@@ -76,7 +76,13 @@ def write_run(
         "sparsity/prunable": 0.9 if sparse else 0.0,
         "sparsity/matrices": {"recurrent.0.weight_hh": 0.9, "fc.weight": 0.8} if sparse else {},
         "parameters": {"nonzero": 471_000 if sparse else 4_244_000},
-        **{"device": "a processor", "threads": 1, "commit": "abc", "wall_seconds": 1800.0},
+        **{
+            "device": "a processor",
+            "threads": 1,
+            "commit": "abc",
+            "wall_seconds": 1800.0,
+            "cpu_seconds": 900.0,
+        },
     }
     (path / "result.json").write_text(json.dumps(result))
     return path
@@ -370,6 +376,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     page = write_answers(runs, [tmp_path / "runs"], tmp_path / "docs").read_text()
     flat = " ".join(page.split())
     assert "11 runs, 5.5 hours of training" in flat
+    assert "0.5 hours of processor time for 2 runs" in flat
     assert "The dense rnn 440 reaches 10.00" in flat
     assert "BP 4x4 at 80 %: 11.00 (10.0 % worse)" in flat
     assert "GLP 4x4 at 90 %: 12.50 (25.0 % worse)" in flat

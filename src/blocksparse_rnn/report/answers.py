@@ -57,7 +57,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     sections = [
         _HEAD.format(named=named, docs=docs, circumstances=_circumstances(runs)),
         _the_corpus(main, runs),
-        _the_table(main, scale, pictures),
+        _the_table(main, runs, scale, pictures),
         _how_sparse(main, scale, pictures),
         _blocks(main, scale, pictures, folders),
         _algorithms(main),
@@ -110,7 +110,7 @@ def _late_change(run: Run) -> float | None:
     return rates[-1] / earlier[-1] - 1 if earlier else None
 
 
-def _the_table(rows: list[Row], scale: str, pictures: Path) -> str:
+def _the_table(rows: list[Row], runs: list[Run], scale: str, pictures: Path) -> str:
     matched = [row for paper in PAPER if (row := match(paper, rows)) is not None]
     _picture(matched, nonzero_panel, pictures / "table.png")
     pruned = [row for row in matched if row.sparsifier != "none" and row.perf is not None]
@@ -120,10 +120,12 @@ def _the_table(rows: list[Row], scale: str, pictures: Path) -> str:
         f"that are not zero) hears best: {rate(row)}, PERF {percent(row.perf)}.\n"
         for row in best
     ]
+    names = {name for row in matched for name in row.names}
+    hours = sum(run.result.get("cpu_seconds", 0.0) for run in runs if run.path.name in names) / 3600
     return f"""## The paper's table
 
 {"".join(told)}
-{rows[0].group}. `make reproduce-table SCALE={scale}`, or `{_COMMAND.format("table", scale)}`.
+{rows[0].group}; {hours:.1f} hours of processor time for {len(names)} runs. `make reproduce-table SCALE={scale}`, or `{_COMMAND.format("table", scale)}`.
 
 {paper_table(rows).render("github")}
 
