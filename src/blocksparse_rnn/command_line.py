@@ -28,6 +28,8 @@ from blocksparse_rnn.errors import UserError
 from hydra_plugins.grids_sweeper import grid_overrides
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+_composed: dict[frozenset[str], DictConfig] = {}
+"""The points of the last command line by their overrides: composing takes longer than all else before a start."""
 
 
 def compose_settings(overrides: list[str]) -> DictConfig:
@@ -80,6 +82,11 @@ def command_line_problems(overrides: list[str]) -> list[str]:
     return _compose_points(overrides)[1]
 
 
+def composed_before(overrides: list[str]) -> DictConfig | None:
+    """The point that these overrides composed to when the command line was checked; None if they didn't."""
+    return _composed.get(frozenset(overrides))
+
+
 def _compose_points(
     overrides: list[str], config_name: str = "config", config_dir: str | None = None
 ) -> tuple[list[DictConfig], list[str]]:
@@ -109,6 +116,7 @@ def _compose_points(
                 "keep sweep files in a folder of their own"
             ]
         points: list[DictConfig] = []
+        _composed.clear()
         sweeper = primary.hydra.sweeper
         for grid in grid_overrides(sweeper.get("params"), sweeper.get("grids"), good):
             problems += _problems(grid, config_name, points)
@@ -158,6 +166,7 @@ def _problems(overrides: list[str], config_name: str, points: list[DictConfig]) 
     for point in BasicSweeper.split_arguments([*groups, *good], None)[0]:
         try:
             points.append(compose(config_name, point))
+            _composed[frozenset(point)] = points[-1]
             yield from find_problems(points[-1])
         except (HydraException, OmegaConfBaseException) as error:
             yield str(error).splitlines()[0]

@@ -31,10 +31,14 @@ class SlotsLauncher(Launcher):
         return [JobReturn(overrides=o, status=JobStatus.COMPLETED) for o in job_overrides]
 
     def _settings(self, overrides: list[str]) -> dict[str, Any]:
+        from blocksparse_rnn.command_line import composed_before
         from blocksparse_rnn.config import resolve
 
-        cfg = self.context.config_loader.load_sweep_config(self.config, overrides)
-        settings = resolve(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))  # type: ignore[misc]
+        cfg = composed_before(overrides)
+        if cfg is None:
+            cfg = self.context.config_loader.load_sweep_config(self.config, overrides)
+            cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # type: ignore[misc]
+        settings = resolve(cfg)
         if settings["sweep"] is None:
             # The same command is the same sweep.
             typed = " ".join(sorted(self.config.hydra.overrides.task))
