@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import image
 from torch import nn
 
 from blocksparse_rnn import training
@@ -21,6 +22,7 @@ from blocksparse_rnn.schedule import CubicSchedule, PaperSchedule, Steps
 from blocksparse_rnn.sparsifiers.base import Context, DenseWeights
 from blocksparse_rnn.sparsifiers.block_pruning import BlockPruning
 from blocksparse_rnn.sparsifiers.group_lasso import GroupLasso
+from blocksparse_rnn.sparsifiers.pictures import draw_blocks
 
 PATTERNS = {"recurrent": ["*.weight_hh*"], "fully_connected": ["*.weight_ih", "fc.weight"]}
 SCHEDULE = PaperSchedule(start_epoch=1, ramp_frac=0.25, end_frac=0.5, ramp_ratio=1.5, freq=5)
@@ -398,3 +400,13 @@ def test_what_a_sparsifier_does_not_use_is_no_other_run(tone_settings):
     for other in ("block=8", "sparsifier.group_lasso.lambda_g=9.0"):
         assert identity(tone_settings("sparsifier=gl", other)) != identity(lasso), other
     assert run_name(tone_settings("sparsifier=glp", "block=8x2")).startswith("gru-16-glp-b8x2-s0-")
+
+
+def test_a_matrix_too_large_to_be_drawn_in_full_fills_its_frame(tmp_path):
+    """A GRU whose blocks outnumber the pixels: marks of its gates must not stretch the axes beyond the picture."""
+    layer = GRULayer(16, 512)
+    draw_blocks(layer, {"all": ["weight_hh"]}, (4, 4), tmp_path / "masks.png")
+    dark_HW = image.imread(tmp_path / "masks.png")[:, :, :3].max(axis=2) < 0.2
+    column_H = dark_HW[:, dark_HW.sum(axis=0).argmax()]
+    bottom = column_H.nonzero()[0].max()  # of the frame
+    assert column_H[bottom - 100 : bottom + 1].all()
