@@ -378,6 +378,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "11 runs, 5.5 hours of training" in flat
     assert "Of the RNNs, 1 of 1 pairs of rows stand in the paper's order of CER" in flat
     assert "0.5 hours of processor time for 2 runs" in flat
+    assert "rnn 640 gains 2.0 % over the reference" in flat
     assert "The dense rnn 440 reaches 10.00" in flat
     assert "BP 4x4 at 80 %: 11.00 (10.0 % worse)" in flat
     assert "GLP 4x4 at 90 %: 12.50 (25.0 % worse)" in flat
