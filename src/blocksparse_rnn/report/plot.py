@@ -121,7 +121,13 @@ def block_panel(axes: Axes, rows: list[Row]) -> None:
         )
     for row in rows:
         if row.sparsifier == "none":
-            axes.axhline(100 * row.cer, color=colours[row.model], linestyle="--", linewidth=1)
+            axes.axhline(
+                100 * row.cer,
+                color=colours[row.model],
+                linestyle="--",
+                linewidth=1,
+                label=f"{row.model} dense",
+            )
     axes.set_xticks(range(len(blocks)), blocks)
     axes.set_xlabel("block")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
