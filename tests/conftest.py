@@ -1,5 +1,6 @@
 """What the tests share: a corpus of tones that a recogniser learns in seconds, and a short training."""
 
+import gc
 import os
 import random
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ if not torch.cuda.is_available():
     # Without a GPU its kernels are interpreted. Triton reads this when it is imported, by whomever.
     os.environ["TRITON_INTERPRET"] = "1"
 
+from blocksparse_rnn import cli  # noqa: F401  (puts garbage collection off until a program runs)
 from blocksparse_rnn.checkpoints import Checkpoints
 from blocksparse_rnn.command_line import compose_settings
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.manifest import Utterance, manifest_line
 
+gc.enable()
 RATE = 16000
 
 
