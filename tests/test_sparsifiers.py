@@ -29,11 +29,11 @@ SCHEDULE = PaperSchedule(start_epoch=1, ramp_frac=0.25, end_frac=0.5, ramp_ratio
 STEPS = Steps(start_itr=10, ramp_itr=20, end_itr=41, freq=5)
 
 
-def network(cell: str = "rnn") -> nn.Module:
+def network(cell: str = "rnn", width: int = 96) -> nn.Module:
     torch.manual_seed(0)
     layer = {"rnn": RNNLayer, "gru": GRULayer}[cell]
     model = nn.Module()
-    model.first, model.second, model.fc = layer(32, 96), layer(96, 96), FullyConnected(96)
+    model.first, model.second, model.fc = layer(32, width), layer(width, width), FullyConnected(width)
     return model
 
 
@@ -174,6 +174,21 @@ def test_one_cut_for_all_compares_scores_relative_to_their_matrix():
     assert all(0.8 < share < 0.97 for share in shares.values()), shares
 
 
+@pytest.mark.parametrize("block", [8, 16])
+def test_matrices_that_lose_blocks_first_do_not_escape_later_cuts(block):
+    model, sparsifier = network(width=256), pruning(block=block, target_sparsity=0.9)
+    matrices, generator = sparsifier.matrices(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for i, m in enumerate(matrices):
+            m.weight.normal_(generator=generator)
+            m.weight.mul_(m.weight.abs() ** (0.1 * i / len(matrices)))  # tails from light to a little longer
+    begin(sparsifier, model)
+    for itr in STEPS.updates:
+        prune(sparsifier, model, itr)
+    shares = [(~mask).double().mean().item() for mask in sparsifier.masks.values()]
+    assert max(shares) - min(shares) < 0.15, shares
+
+
 def test_a_matrix_keeps_its_best_blocks_where_all_would_go(capsys):
     model, sparsifier = network(), pruning(target_sparsity=None, max_sparsity=0.95)
     with torch.no_grad():
@@ -246,6 +261,21 @@ def test_the_proximal_step_soft_thresholds_blocks_exactly():
     zero = block_max(matrix.weight.detach(), (4, 4)) == 0
     assert torch.equal(zero, norms <= 2.0 * lr)
     assert 0 < zero.sum() < zero.numel()
+
+
+@pytest.mark.parametrize("block", [8, 16])
+def test_matrices_that_lose_blocks_first_do_not_escape_later_cuts(block):
+    model, sparsifier = network(width=256), pruning(block=block, target_sparsity=0.9)
+    matrices, generator = sparsifier.matrices(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for i, m in enumerate(matrices):
+            m.weight.normal_(generator=generator)
+            m.weight.mul_(m.weight.abs() ** (0.1 * i / len(matrices)))  # tails from light to a little longer
+    begin(sparsifier, model)
+    for itr in STEPS.updates:
+        prune(sparsifier, model, itr)
+    shares = [(~mask).double().mean().item() for mask in sparsifier.masks.values()]
+    assert max(shares) - min(shares) < 0.15, shares
 
 
 def test_a_matrix_keeps_its_best_blocks_where_the_lasso_would_take_all(capsys):

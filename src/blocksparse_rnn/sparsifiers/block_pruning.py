@@ -26,8 +26,10 @@ class BlockPruning(Sparsifier):
     """Prunes on a schedule, towards a reference weight q or towards a target sparsity.
 
     With q, as in the paper, a block's score is its largest magnitude, and thresholds are per matrix
-    type. With a target, the score is also divided by the mean magnitude of its matrix, and one
-    threshold holds for all: raw magnitudes would empty matrices whose weights are small.
+    type. With a target, the score is also divided by the mean magnitude of the weights that its matrix
+    still has, and one threshold holds for all. Raw magnitudes would empty matrices whose weights are
+    small. A mean over zeros, too, would fall as a matrix loses blocks, and so lift the rest of it over
+    the next threshold, until other matrices are empty.
 
     Args:
         context: which matrices, and where dense weights are found.
@@ -174,7 +176,7 @@ class BlockPruning(Sparsifier):
         if self.target_sparsity is not None:
             for m in matrices:
                 # |w|_1 takes no copy of the magnitudes.
-                scores[m.name] *= m.weight.numel() / torch.linalg.vector_norm(m.weight, ord=1)
+                scores[m.name] *= m.weight.count_nonzero() / torch.linalg.vector_norm(m.weight, ord=1)
         guarded = {name: self._guard(score_RC) for name, score_RC in scores.items()}
         if self.target_sparsity is None:
             assert isinstance(self.schedule, PaperSchedule)
