@@ -263,21 +263,6 @@ def test_the_proximal_step_soft_thresholds_blocks_exactly():
     assert 0 < zero.sum() < zero.numel()
 
 
-@pytest.mark.parametrize("block", [8, 16])
-def test_matrices_that_lose_blocks_first_do_not_escape_later_cuts(block):
-    model, sparsifier = network(width=256), pruning(block=block, target_sparsity=0.9)
-    matrices, generator = sparsifier.matrices(model), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for i, m in enumerate(matrices):
-            m.weight.normal_(generator=generator)
-            m.weight.mul_(m.weight.abs() ** (0.1 * i / len(matrices)))  # tails from light to a little longer
-    begin(sparsifier, model)
-    for itr in STEPS.updates:
-        prune(sparsifier, model, itr)
-    shares = [(~mask).double().mean().item() for mask in sparsifier.masks.values()]
-    assert max(shares) - min(shares) < 0.15, shares
-
-
 def test_a_matrix_keeps_its_best_blocks_where_the_lasso_would_take_all(capsys):
     sparsifier, model = lasso(max_sparsity=0.95), network()
     matrices = sparsifier.matrices(model)
