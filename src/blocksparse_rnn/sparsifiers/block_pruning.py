@@ -29,7 +29,7 @@ class BlockPruning(Sparsifier):
     type. With a target, the score is also divided by the mean magnitude of the weights that its matrix
     still has, and one threshold holds for all. Raw magnitudes would empty matrices whose weights are
     small. A mean over zeros, too, would fall as a matrix loses blocks, and so lift the rest of it over
-    the next threshold, until other matrices are empty.
+    the next threshold, until other matrices are empty (results/sparsifiers/mean_with_zeros).
 
     Args:
         context: which matrices, and where dense weights are found.
