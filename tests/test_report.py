@@ -397,6 +397,14 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     (tmp_path / "runs/shipped/bench.json").write_text("{}")
     with pytest.raises(UserError, match="not a benchmark of models"):
         write_answers(runs, [tmp_path / "runs"], tmp_path / "docs")
+    small = write_run(tmp_path / "small", 0.105, width=136)
+    text = (small / "result.json").read_text().replace("4244000", "471000")
+    (small / "result.json").write_text(text)
+    page = write_answers(
+        read_runs([tmp_path / "runs", tmp_path / "small"])[0], [tmp_path / "small"], tmp_path
+    )
+    flat = " ".join(page.read_text().split())
+    assert "the best is the dense rnn 136 with 10.50." in flat
     only = [run for run in runs if run.sparsifier == "gl"]
     with pytest.raises(UserError, match="no row of the paper's table"):
         write_answers(only, [tmp_path], tmp_path / "docs")

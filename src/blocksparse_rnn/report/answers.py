@@ -246,7 +246,11 @@ def _width(rows: list[Row], scale: str, pictures: Path) -> str:
     if len(equal) < 2:
         return ""
     best, dense = min(equal, key=_cer), [row for row in equal if row.sparsifier == "none"]
-    against = f" The dense model of that size, {dense[0].model}, has {rate(dense[0])}." if dense else ""
+    if best.sparsifier == "none":
+        told = f"the dense {best.model} with {rate(best)}."
+    else:
+        told = f"{best.model}, {percent(best.prunable_sparsity)} % sparse, with {rate(best)}."
+        told += f" The dense model of that size, {dense[0].model}, has {rate(dense[0])}." if dense else ""
     _picture(
         [r for r in rows if r.cell == "rnn" and r.sparsifier in ("none", "bp")],
         nonzero_panel,
@@ -255,7 +259,7 @@ def _width(rows: list[Row], scale: str, pictures: Path) -> str:
     return f"""## RQ4: does pruning a wider model recover the loss?
 
 Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not zero the best is
-{best.model}, {percent(best.prunable_sparsity)} % sparse, with {rate(best)}.{against}
+{told}
 `{_COMMAND.format("rq4_width", scale)}`
 
 {_table(sorted(equal, key=lambda row: row.width))}
