@@ -346,18 +346,20 @@ class TestDisk:
         with pytest.raises(UserError, match=r"^cannot write .*Not a directory"):
             corpus(tmp_path / "file" / "corpora").prepare()
 
-    def test_the_second_of_two_builders_waits_and_uses_the_first_ones_corpus(self, copy, capsys, monkeypatch):
+    def test_the_second_of_two_builders_waits_and_uses_the_first_ones_corpus(self, copy, monkeypatch):
         ready = copy.folder.rename(copy.folder.with_name("ready"))
         monkeypatch.setattr(copy, "_build", None)
+        # Read, never emptied: capsys drops what a thread prints while it is being read.
+        printed = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", printed)
         result: list = []
         second = threading.Thread(target=lambda: result.append(copy.prepare()), daemon=True)
         with synth._lock(copy.folder):
             second.start()
-            printed = ""
-            end = time.monotonic() + 10
-            while "waiting" not in printed and time.monotonic() < end:
-                printed += capsys.readouterr().err
-            assert printed == f"another process is building {copy.folder}; waiting for it\n"
+            end = time.monotonic() + 60
+            while not printed.getvalue().endswith("\n") and time.monotonic() < end:
+                time.sleep(0.01)
+            assert printed.getvalue() == f"another process is building {copy.folder}; waiting for it\n"
             ready.rename(copy.folder)
         second.join(10)
         assert result[0]["train"]
