@@ -233,16 +233,16 @@ def _width(rows: list[Row], scale: str, pictures: Path) -> str:
     reference = next((r for r in rows if _is(r, 1760, 0.9)), None)
     if reference is None:
         return ""
-    equal = [
+    alike = [
         row
         for row in rows
         if row.cell == "rnn"
-        and abs(row.nonzero / reference.nonzero - 1) < 0.1
         and (
             row.sparsifier == "none"
             or (row.sparsifier == "bp" and row.block == "4x4" and row.schedule == "paper")
         )
     ]
+    equal = [row for row in alike if abs(row.nonzero / reference.nonzero - 1) < 0.1]
     if len(equal) < 2:
         return ""
     best, dense = min(equal, key=_cer), [row for row in equal if row.sparsifier == "none"]
@@ -251,11 +251,7 @@ def _width(rows: list[Row], scale: str, pictures: Path) -> str:
     else:
         told = f"{best.model}, {percent(best.prunable_sparsity)} % sparse, with {rate(best)}."
         told += f" The dense model of that size, {dense[0].model}, has {rate(dense[0])}." if dense else ""
-    _picture(
-        [r for r in rows if r.cell == "rnn" and r.sparsifier in ("none", "bp")],
-        nonzero_panel,
-        pictures / "rq4.png",
-    )
+    _picture(alike, nonzero_panel, pictures / "rq4.png")
     return f"""## RQ4: does pruning a wider model recover the loss?
 
 Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not zero the best is

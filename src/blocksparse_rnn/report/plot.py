@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.curves import read_curves
@@ -77,7 +77,7 @@ def sparsity_panel(axes: Axes, rows: list[Row]) -> None:
         axes.plot(
             [100 * x for x, _ in front], [100 * y for _, y in front], color="grey", linewidth=0.8, zorder=0
         )
-    _label(axes, pruned, lambda row: 100 * row.prunable_sparsity, lambda row: row.block)
+    _label_blocks(axes, pruned, lambda row: 100 * row.prunable_sparsity)
     axes.set_xlabel("sparsity of the prunable weights, %")
     # At least ten points wide: sparsities that differ by hundredths are the same.
     shares = [100 * row.prunable_sparsity for row in pruned] or [50.0]
@@ -95,10 +95,11 @@ def nonzero_panel(axes: Axes, rows: list[Row]) -> None:
             (r.nonzero / 1e6, 100 * r.cer) for r in rows if r.cell == cell and r.sparsifier == "none"
         )
         axes.plot(*zip(*dense, strict=True) if dense else ([], []), color="grey", linewidth=0.8, zorder=0)
-    _label(axes, rows, lambda row: row.nonzero / 1e6, lambda row: row.block)
+    _label_blocks(axes, rows, lambda row: row.nonzero / 1e6)
     axes.set_xscale("log")
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter(ScalarFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters that are not zero, M")
     _legend(axes, rows, colours, dense="D", front=False)
 
@@ -209,12 +210,17 @@ def _point(axes: Axes, x: float, row: Row, colour: str) -> None:
     axes.errorbar(x, 100 * row.cer, yerr=error, color=colour, marker=marker, mfc=hollow, capsize=3)
 
 
-def _label(axes: Axes, rows: list[Row], x: Callable[[Row], float], text: Callable[[Row], str]) -> None:
-    """Write beside each point, by turns right and left so that neighbours stay apart."""
+def _label_blocks(axes: Axes, rows: list[Row], x: Callable[[Row], float]) -> None:
+    """Write its block beside each point, by turns right and left so that neighbours stay apart.
+
+    One block for all is in the legend.
+    """
+    if _only_block(rows):
+        return
     for i, row in enumerate(sorted(rows, key=lambda row: row.cer)):
         right = i % 2 == 0
         axes.annotate(
-            text(row),
+            row.block,
             (x(row), 100 * row.cer),
             xytext=(7 if right else -7, 0),
             textcoords="offset points",
@@ -224,6 +230,12 @@ def _label(axes: Axes, rows: list[Row], x: Callable[[Row], float], text: Callabl
         )
 
 
+def _only_block(rows: list[Row]) -> str:
+    """The block of all pruned rows, or nothing where they differ."""
+    blocks = {row.block for row in rows if row.block}
+    return blocks.pop() if len(blocks) == 1 else ""
+
+
 def _legend(axes: Axes, rows: list[Row], colours: dict[str, str], dense: str, front: bool) -> None:
     """Colours and markers in use; `dense` is the line or the marker of dense models."""
     handles = [Line2D([], [], color=c, linewidth=4, label=model) for model, c in colours.items()]
@@ -231,7 +243,7 @@ def _legend(axes: Axes, rows: list[Row], colours: dict[str, str], dense: str, fr
         if sparsifier == "none" and dense == "--":
             handles.append(Line2D([], [], color="black", linewidth=1, linestyle="--", label="dense"))
         else:
-            name = "dense" if sparsifier == "none" else sparsifier
+            name = "dense" if sparsifier == "none" else f"{sparsifier} {_only_block(rows)}".strip()
             handles.append(
                 Line2D([], [], color="black", marker=_MARKERS[sparsifier], linestyle="", label=name)
             )
