@@ -42,7 +42,7 @@ def pruning(**changes) -> BlockPruning:
         "block": 4,
         "target_sparsity": 0.9,
         "q": "auto",
-        "size_exponent": 0.25,
+        "size_exponent": None,
         "skip_zeros": None,
         "max_sparsity": 0.99,
     }
@@ -124,19 +124,25 @@ def test_masks_only_shrink_and_pruned_blocks_are_zero(cell, block, target, seed)
         sparsifier.verify(model)
 
 
-@pytest.mark.parametrize(("block", "factor"), [(1, 1.0), (4, 2.0), (16, 4.0), ("8x2", 2.0)])
-def test_with_q_thresholds_are_per_matrix_type_and_end_at_q_times_the_fourth_root_of_the_block(block, factor):
+@pytest.mark.parametrize("block", [1, 4, 16, "8x2"])
+@pytest.mark.parametrize("exponent", [None, 0.25])
+def test_with_q_thresholds_are_per_matrix_type_and_end_at_q(block, exponent):
     dense = network()
     with torch.no_grad():
         dense.fc.weight.mul_(3)
     found = DenseWeights(dict(dense.named_parameters()), "dense run x")
-    sparsifier = pruning(block=block, target_sparsity=None, find_dense=lambda q: found)
+    sparsifier = pruning(
+        block=block, target_sparsity=None, size_exponent=exponent, find_dense=lambda q: found
+    )
     model = network()
     begin(sparsifier, model)
     sparsifier._measure_dense(sparsifier.matrices(model))
+    side = sparsifier.block if exponent is None else (1, 1)
+    factor = 1 if exponent is None else math.prod(sparsifier.block) ** 0.25
     for kind in PATTERNS:
-        values = [m.weight.abs().flatten() for m in sparsifier.matrices(dense) if m.type == kind]
-        assert sparsifier.q[kind] == pytest.approx(torch.cat(values).quantile(0.9).item(), rel=0.01)
+        of_kind = [m.weight for m in sparsifier.matrices(dense) if m.type == kind]
+        values = torch.cat([block_max(w.detach(), side).flatten() for w in of_kind])
+        assert sparsifier.q[kind] == pytest.approx(values.quantile(0.9).item(), rel=0.02)
     assert sparsifier.report()["q_source"] == "dense run x"
     for itr in STEPS.updates:
         raw = {m.name: block_max(m.weight, sparsifier.block) for m in sparsifier.matrices(model)}
@@ -153,11 +159,17 @@ def test_with_q_thresholds_are_per_matrix_type_and_end_at_q_times_the_fourth_roo
 
 
 @pytest.mark.parametrize("block", [1, 4, 16])
-def test_own_weights_as_reference_aim_at_nine_tenths_for_any_block(block):
-    model, sparsifier = network(), pruning(block=block, target_sparsity=None)
+@pytest.mark.parametrize("of", ["own", "dense"])
+def test_q_aims_at_nine_tenths_for_any_block(block, of):
+    model = network()
+    found = DenseWeights(dict(network().named_parameters()), "dense run x")
+    sparsifier = pruning(block=block, target_sparsity=None, find_dense=lambda q: found)
     begin(sparsifier, model)
-    sparsifier._measure_own(sparsifier.matrices(model), step=10)
-    assert sparsifier.q_source == "own weights at step 10"
+    if of == "own":
+        sparsifier._measure_own(sparsifier.matrices(model), step=10)
+        assert sparsifier.q_source == "own weights at step 10"
+    else:
+        sparsifier._measure_dense(sparsifier.matrices(model))
     for itr in STEPS.updates:
         prune(sparsifier, model, itr)
     assert count_zeros(model, PATTERNS).prunable == pytest.approx(0.9, abs=0.04)
@@ -368,7 +380,7 @@ def test_q_comes_from_the_dense_run_where_there_is_one(tone_settings):
     assert found["q_source"] == f"dense run {name}"
     other_seed = training.train(tone_settings(*sparse, "seed=1"))
     assert other_seed["q_source"] == "own weights at step 5"
-    named = training.train(tone_settings(*sparse, "seed=2", f"q={RunFolder.of(dense).path}"))
+    named = training.train(tone_settings(*sparse, "block=8", "seed=2", f"q={RunFolder.of(dense).path}"))
     assert named["q"] == found["q"]
 
     with pytest.raises(UserError, match=r"q=.*recurrent.0.weight_ih does not fit, .*48 x 256 .* 96 x 256"):
