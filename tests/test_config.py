@@ -51,6 +51,22 @@ def test_models_and_scales_go_together(model, scale):
             "optimizer._target_=blocksparse_rnn.files.os.system: must lie inside blocksparse_rnn",
         ),
         ("width", "width: not of the form name=value"),
+        ("optimizer.lr=0", "optimizer.lr=0: must be greater than 0"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: must be greater than 0"),
+        (
+            "trainer.max_steps=0",
+            "trainer.max_steps=0: must be at least 1, or -1 for as many as the epochs take",
+        ),
+        (
+            "trainer.max_time=5m",
+            "trainer.max_time=5m: must be days:hours:minutes:seconds, such as 00:07:30:00",
+        ),
+        ("features.window=-1", "features.window=-1: must be greater than 0"),
+        (
+            "features.specaugment={masks:1}",
+            "features.specaugment={'masks': 1}: must have n_time_masks, time_mask_param, n_freq_masks and "
+            "freq_mask_param, and may have p and iid_masks",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_a_hint(mistake, line):
@@ -146,6 +162,7 @@ FLOORS = [
         "verification",
         "prepare",
         "retest",
+        "start",
         "transcribing",
         "bench",
         "cli",

@@ -129,7 +129,7 @@ def test_runs_on_other_data_are_not_compared(tmp_path):
     shown = rows(tmp_path)
     assert [row.perf for row in shown] == [0, None]
     text = as_text(run_tables(shown))
-    assert "mini scale, 1.5 h of synthetic speech, 300 words, 30-40 dB SNR, 12 epochs" in text
+    assert "mini scale, 1.5 h of synthetic speech, 300 words, 30 to 40 dB SNR, 12 epochs" in text
     assert "mini scale, 3 h of synthetic speech" in text
 
 

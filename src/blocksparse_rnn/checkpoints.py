@@ -9,6 +9,7 @@ from typing import IO, Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pydantic import NonNegativeFloat
 
 from blocksparse_rnn import ranks
 from blocksparse_rnn.errors import UserError
@@ -66,7 +67,7 @@ class Checkpoints(pl.Callback):
         every_minutes: time between two checkpoints within an epoch.
     """
 
-    def __init__(self, run: RunFolder, stop: StopRequests, *, every_minutes: float) -> None:
+    def __init__(self, run: RunFolder, stop: StopRequests, *, every_minutes: NonNegativeFloat) -> None:
         self.run = run
         self.stop = stop
         self.every_seconds = 60 * every_minutes

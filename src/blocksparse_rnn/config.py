@@ -1,8 +1,8 @@
 """Settings: what may be set, and a check that names every mistake at once before anything is loaded.
 
 The YAML files hold the values, the constructors hold the schema: the keyword-only arguments of a
-node's `_target_` are exactly the keys that the node may have. Positional arguments are what the
-program itself passes in.
+node's `_target_` are exactly the keys that the node may have, and their types what they may be.
+Positional arguments are what the program itself passes in.
 """
 
 import difflib
@@ -24,6 +24,7 @@ from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runtime.kept import check_skipping
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
+from blocksparse_rnn.start import check_start
 from blocksparse_rnn.text import Alphabet
 
 PACKAGE = "blocksparse_rnn"
@@ -47,6 +48,7 @@ class Settings(BaseModel):
     max_rejects: float = Field(ge=0, le=1)
     sweep: str | None
     weights: str | None
+    start_from: str | None
     block: int | str
     target_sparsity: float | None
     q: str
@@ -179,7 +181,8 @@ def _node_problems(name: str, node: dict[str, Any]) -> list[str]:
 
 def _schema(target: Callable, without: set[str]) -> type[BaseModel]:
     signature = inspect.signature(target)
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    constructor = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(constructor, include_extras=True)  # with the ranges of pydantic's types
     fields: dict[str, Any] = {
         name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in signature.parameters.items()
@@ -199,7 +202,7 @@ def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]
             elif problem["type"] == "missing":
                 yield f"{path}: is missing"
             else:
-                message = problem["msg"].replace("Input should be", "must be")
+                message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
                 yield f"{path}={problem['input']}: {message}"
 
 
@@ -211,6 +214,7 @@ def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
         *(partial(build, node) for node in (settings["augment"] or {}).values() if is_node(node)),
         partial(build_sparsifiers, settings),
         partial(_check_blocks, settings),
+        *([partial(check_start, settings)] if settings["start_from"] else []),
     ]
     for attempt in attempts:
         try:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 import torchaudio.transforms as transforms
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from blocksparse_rnn.errors import UserError
@@ -42,11 +43,11 @@ class Features(nn.Module):
         self,
         *,
         kind: Literal["linear", "logmel"],
-        sample_rate: int,
-        window: float,
-        hop: float,
-        n_fft: int | None,
-        mel_bins: int,
+        sample_rate: PositiveInt,
+        window: PositiveFloat,
+        hop: PositiveFloat,
+        n_fft: PositiveInt | None,
+        mel_bins: PositiveInt,
         normalisation: Literal["corpus", "utterance"],
         specaugment: dict[str, int] | None,
     ) -> None:
@@ -69,7 +70,15 @@ class Features(nn.Module):
             else nn.Identity()
         )
         # Masked with 0, which is the mean of normalised features.
-        self.specaugment = transforms.SpecAugment(**specaugment, zero_masking=True) if specaugment else None
+        try:
+            self.specaugment = (
+                transforms.SpecAugment(**specaugment, zero_masking=True) if specaugment else None
+            )
+        except TypeError:
+            raise UserError(
+                f"features.specaugment={specaugment}: must have n_time_masks, time_mask_param, n_freq_masks and "
+                "freq_mask_param, and may have p and iid_masks"
+            ) from None
         self.size = mel_bins if kind == "logmel" else self.n_fft // 2 + 1
         self.register_buffer("mean_F", torch.zeros(self.size))
         self.register_buffer("std_F", torch.ones(self.size))

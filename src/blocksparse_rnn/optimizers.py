@@ -1,8 +1,9 @@
 """Optimizers with their learning-rate schedules, in the form Lightning takes them."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
@@ -13,9 +14,9 @@ def nesterov_sgd(
     total_steps: int,
     steps_per_epoch: int,
     *,
-    lr: float,
-    momentum: float,
-    anneal: float,
+    lr: PositiveFloat,
+    momentum: Annotated[float, Field(gt=0, lt=1)],
+    anneal: PositiveFloat,
 ) -> dict[str, Any]:
     """Nesterov's momentum, the learning rate divided by `anneal` after every epoch.
 
@@ -39,9 +40,9 @@ def adamw_one_cycle(
     total_steps: int,
     steps_per_epoch: int,
     *,
-    lr: float,
-    weight_decay: float,
-    warmup: float,
+    lr: PositiveFloat,
+    weight_decay: NonNegativeFloat,
+    warmup: Annotated[float, Field(ge=0, lt=1)],
 ) -> dict[str, Any]:
     """AdamW over one cycle: the rate rises to `lr`, then falls to almost nothing by the last step.
 
@@ -62,7 +63,9 @@ def adamw_one_cycle(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = AdamW(groups, lr=lr)
-    schedule = OneCycleLR(optimizer, max_lr=lr, total_steps=total_steps, pct_start=warmup)
+    # torch divides by the length of the rise, which is 0 where it takes a single step.
+    rise = 0.0 if warmup * total_steps == 1 else warmup
+    schedule = OneCycleLR(optimizer, max_lr=lr, total_steps=total_steps, pct_start=rise)
     return _per_step(optimizer, schedule)
 
 

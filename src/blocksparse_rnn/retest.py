@@ -13,9 +13,7 @@ from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.recogniser import Recogniser
-from blocksparse_rnn.runs import RunFolder, identity
-
-_MUST_AGREE = ("model", "features", "alphabet", "sparsifier")
+from blocksparse_rnn.runs import RunFolder, check_agreement, identity
 
 
 def retest(
@@ -28,11 +26,11 @@ def retest(
     """
     if settings["trainer"]["devices"] != 1:
         raise UserError("weights: a recogniser is tested again on one device; set trainer.devices=1")
-    source = RunFolder.existing(settings["weights"])
+    source = RunFolder.existing(settings["weights"], "weights=")
     trained = source.result()
     if trained is None:
         raise UserError(f"weights={source.path}: has no result.json; let the training end first")
-    _check_agreement(settings, source)
+    check_agreement(settings, source, "weights", ("model", "features", "alphabet", "sparsifier"))
     recogniser.load_state_dict(load_weights(source.best))
     metrics = MetricsCSV(run.metrics)
     run.metrics.unlink(missing_ok=True)
@@ -60,25 +58,6 @@ def retest(
     run.write_result(result)
     run.update_status("finished", cer=result["cer"])
     return result
-
-
-def _check_agreement(settings: dict[str, Any], source: RunFolder) -> None:
-    trained = source.settings()
-    differing = [
-        f"{name}.{key}" if isinstance(settings[name], dict) else name
-        for name in _MUST_AGREE
-        for key in (settings[name] if isinstance(settings[name], dict) else [name])
-        if _at(settings[name], key) != _at(trained[name], key)
-    ]
-    if differing:
-        raise UserError(
-            f"weights={source.path}: trained with other settings ({', '.join(differing)}); repeat those of "
-            f"{source.path / 'config.yaml'}"
-        )
-
-
-def _at(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, dict) else value
 
 
 def _link(source: RunFolder, run: RunFolder) -> None:

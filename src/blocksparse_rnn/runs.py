@@ -71,6 +71,39 @@ def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return same_settings(one, other, ("model", "features", "data", "seed"))
 
 
+def check_agreement(
+    settings: dict[str, Any], source: "RunFolder", setting: str, names: Iterable[str], but: Iterable[str] = ()
+) -> None:
+    """Hold settings against those of a run whose weights they want to use.
+
+    Args:
+        settings: that want them.
+        source: the run.
+        setting: which of them names it.
+        names: settings, or groups of them, that must be equal.
+        but: keys within these groups that need not.
+
+    Raises:
+        UserError: names what differs.
+    """
+    trained = source.settings()
+    differing = [
+        f"{name}.{key}" if isinstance(settings[name], dict) else name
+        for name in names
+        for key in (settings[name] if isinstance(settings[name], dict) else [name])
+        if key not in but and _at(settings[name], key) != _at(trained[name], key)
+    ]
+    if differing:
+        raise UserError(
+            f"{setting}={source.path}: trained with other settings ({', '.join(differing)}); repeat those of "
+            f"{source.path / 'config.yaml'}"
+        )
+
+
+def _at(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else value
+
+
 def needs_dense(settings: dict[str, Any]) -> bool:
     """Whether a run looks for a finished dense one to take q from."""
     pruning = settings["sparsifier"].get("block_pruning")
@@ -134,17 +167,25 @@ class RunFolder:
         return cls(Path(settings["outputs"]) / run_name(settings))
 
     @classmethod
-    def existing(cls, path: str | Path) -> "RunFolder":
+    def existing(cls, path: str | Path, setting: str = "") -> "RunFolder":
         """A folder that holds a run with trained weights.
+
+        Args:
+            path: the folder.
+            setting: what to put before it in a message, such as `weights=`.
 
         Raises:
             UserError: it doesn't.
         """
         run = cls(path)
         if not (run.path / "config.yaml").is_file():
-            raise UserError(f"{path}: no run folder (no config.yaml in it); give a folder under outputs/")
+            raise UserError(
+                f"{setting}{path}: no run folder (no config.yaml in it); give a folder under outputs/"
+            )
         if not run.best.is_file():
-            raise UserError(f"{path}: has no checkpoints/best.ckpt yet; let the training end its first epoch")
+            raise UserError(
+                f"{setting}{path}: has no checkpoints/best.ckpt yet; let the training end its first epoch"
+            )
         return run
 
     def settings(self) -> dict[str, Any]:

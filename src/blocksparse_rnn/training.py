@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 import platform
+import re
 import subprocess
 import time
 import warnings
@@ -14,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -41,6 +43,7 @@ from blocksparse_rnn.runs import FollowedRun, RunFolder, identity
 from blocksparse_rnn.skip_zeros import SkipZeros
 from blocksparse_rnn.sparsifiers.base import Sparsifier
 from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
+from blocksparse_rnn.start import start_from
 from blocksparse_rnn.stop import Stopped, StopRequests
 from blocksparse_rnn.supervisor import LeaveOnError, run_ranks
 from blocksparse_rnn.text import Alphabet
@@ -144,7 +147,10 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
     point = ranks.from_first(None if ranks.rank() else resume_point(run))
     resume_from, step = point or (None, 0)
     if resume_from is None:
-        _measure_features(recogniser, data)
+        if settings.get("start_from"):
+            start_from(recogniser, settings["start_from"])
+        else:
+            _measure_features(recogniser, data)
         if not ranks.rank():
             run.metrics.unlink(missing_ok=True)
     else:
@@ -204,21 +210,33 @@ def build_recogniser(settings: dict[str, Any]) -> Recogniser:
     return Recogniser(features, model, alphabet, build(settings["decoder"]), make_optimizer)
 
 
+def _step_limit(steps: int) -> int:
+    if steps != -1 and steps < 1:
+        raise ValueError("must be at least 1, or -1 for as many as the epochs take")
+    return steps
+
+
+def _time_limit(time: str) -> str:
+    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time):
+        raise ValueError("must be days:hours:minutes:seconds, such as 00:07:30:00")
+    return time
+
+
 def make_trainer(
     run: RunFolder,
     callbacks: list[pl.Callback],
     loggers: list[Logger],
     *,
-    max_epochs: int,
-    max_steps: int,
-    max_time: str | None,
-    accelerator: str,
-    devices: int,
+    max_epochs: PositiveInt,
+    max_steps: Annotated[int, AfterValidator(_step_limit)],
+    max_time: Annotated[str, AfterValidator(_time_limit)] | None,
+    accelerator: Literal["auto", "cpu", "gpu"],
+    devices: PositiveInt,
     strategy: str,
-    precision: str,
-    clip: float,
-    max_skipped: int,
-    log_every: int,
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"],
+    clip: NonNegativeFloat,
+    max_skipped: NonNegativeInt,
+    log_every: PositiveInt,
 ) -> pl.Trainer:
     """Lightning's trainer as this project uses it.
 
@@ -233,7 +251,7 @@ def make_trainer(
         devices: GPUs or processes of each machine; all share a batch.
         strategy: Lightning's name of how they share it.
         precision: Lightning's name of it, or `auto`: bf16-mixed on a GPU, 32-true on a CPU.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; 0 for any.
         max_skipped: steps in a row that may be left out because their gradients are not finite.
         log_every: steps between rows of training metrics.
     """
@@ -253,7 +271,7 @@ def make_trainer(
         devices=devices,
         num_nodes=ranks.machines(),
         strategy=_strategy(strategy),
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         gradient_clip_val=clip,
         log_every_n_steps=log_every,
         num_sanity_val_steps=0,

@@ -70,11 +70,11 @@ class Run:
 
     @property
     def group(self) -> str:
-        """What runs must share to be compared: scale, data and length of training."""
+        """What runs must share to be compared: scale, data, length of training and what it began with."""
         data = {k: v for k, v in self.settings["data"].items() if k not in ("folder", "workers", "_target_")}
         if "hours" in data:
             low, high = data["snr_db"]
-            speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g}-{high:g} dB SNR"
+            speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g} to {high:g} dB SNR"
             if data["seed"]:
                 speech += f", corpus {data['seed']}"
         else:
@@ -83,6 +83,8 @@ class Run:
         limits = [f"{trainer['max_epochs']} epochs"]
         limits += [f"at most {trainer['max_steps']} steps"] if trainer["max_steps"] > 0 else []
         limits += [f"at most {trainer['max_time']}"] if trainer["max_time"] else []
+        start = self.settings.get("start_from")
+        limits += [f"started from {Path(start).name}"] if start else []
         return f"{self.settings['scale']['name']} scale, {speech}, {', '.join(limits)}"
 
     @property

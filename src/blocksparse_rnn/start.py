@@ -1,0 +1,33 @@
+"""`start_from=RUN`: a training begins with the weights of a finished run instead of random ones.
+
+For a dense recogniser that is to be pruned, or one that goes on with other recordings. Zeros of a pruned
+one stay where it is pruned again, and are weights like others where it isn't.
+"""
+
+from typing import Any
+
+from blocksparse_rnn.checkpoints import load_weights
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.recogniser import Recogniser
+from blocksparse_rnn.runs import RunFolder, check_agreement
+
+
+def check_start(settings: dict[str, Any]) -> None:
+    """Look whether the run that a training is to start from is there and fits.
+
+    Raises:
+        UserError: it isn't, isn't finished, or doesn't.
+    """
+    source = RunFolder.existing(settings["start_from"], "start_from=")
+    if source.result() is None:
+        raise UserError(f"start_from={source.path}: has no result.json; let the training end first")
+    check_agreement(settings, source, "start_from", ("model", "features", "alphabet"), but=("specaugment",))
+
+
+def start_from(recogniser: Recogniser, path: str) -> None:
+    """Load the best weights of a run, and its statistics of the features, for which they were trained.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    recogniser.load_state_dict(load_weights(RunFolder.existing(path).best))

@@ -1,0 +1,60 @@
+"""start_from=RUN: a training that begins with another's weights."""
+
+import pytest
+import torch
+
+from blocksparse_rnn import training
+from blocksparse_rnn.checkpoints import load_weights
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.report.results import read_runs
+from blocksparse_rnn.runs import RunFolder
+
+
+@pytest.fixture
+def source(tone_settings) -> RunFolder:
+    settings = tone_settings()
+    training.train(settings)
+    return RunFolder.of(settings)
+
+
+def test_a_training_begins_where_the_other_ended(tone_settings, source):
+    still = tone_settings(f"start_from={source.path}", "trainer.max_epochs=2", "optimizer.lr=1e-12", "seed=5")
+    training.train(still)
+    run = RunFolder.of(still)
+    assert run.path != source.path
+    before, after = load_weights(source.best), load_weights(run.best)
+    learnt = {name for name, weight in before.items() if weight.is_floating_point() and "running" not in name}
+    assert any(name.startswith("features.") for name in learnt)
+    for name in learnt:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+def test_a_dense_recogniser_is_pruned_and_shown_apart(tone_settings, source):
+    options = ("sparsifier=bp", "target_sparsity=0.5", "schedule.start_epoch=0", "schedule.freq=1")
+    result = training.train(tone_settings(f"start_from={source.path}", *options))
+    assert result["sparsity/prunable"] == pytest.approx(0.5, abs=0.005)
+    runs, _ = read_runs([source.path.parent])
+    assert {run.group.rpartition(", ")[2] for run in runs} == {"3 epochs", f"started from {source.path.name}"}
+
+
+def test_a_broken_one_goes_on_with_its_own_weights(tone_settings, source, power_cut):
+    whole = tone_settings(f"start_from={source.path}")
+    expected = training.train(whole)
+    broken = tone_settings(f"start_from={source.path}", f"outputs={source.path.parent / 'again'}")
+    with power_cut(after=7):
+        training.train(broken)
+    assert training.train(broken)["cer"] == expected["cer"]
+    ours, theirs = (load_weights(RunFolder.of(settings).best) for settings in (broken, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_cannot_be_started_from_is_one_line(tone_settings, source):
+    with pytest.raises(UserError, match=r"^start_from=nowhere: no run folder"):
+        tone_settings("start_from=nowhere")
+    with pytest.raises(
+        UserError, match=r"^start_from=.*: trained with other settings \(model.hidden_size\); repeat"
+    ):
+        tone_settings(f"start_from={source.path}", "width=32")
+    (source.path / "result.json").unlink()
+    with pytest.raises(UserError, match=r"^start_from=.*: has no result.json; let the training end first$"):
+        tone_settings(f"start_from={source.path}")
