@@ -63,9 +63,14 @@ def test_models_and_scales_go_together(model, scale):
         ),
         ("features.window=-1", "features.window=-1: must be greater than 0"),
         (
-            "features.specaugment={masks:1}",
-            "features.specaugment={'masks': 1}: must have n_time_masks, time_mask_param, n_freq_masks and "
-            "freq_mask_param, and may have p and iid_masks",
+            "features.specaugment={n_time_masks:-1}",
+            "features.specaugment.n_time_masks=-1: must be greater than or equal to 0",
+        ),
+        ("features.specaugment={masks:1}", "features.specaugment.masks: unknown"),
+        ("model.convolutions=[{channels:4,kernel:[11,11]}]", "model.convolutions.0.stride: is missing"),
+        (
+            "model.convolutions=[{channels:0,kernel:[3,3],stride:[2,2]}]",
+            "model.convolutions.0.channels=0: must be greater than 0",
         ),
     ],
 )

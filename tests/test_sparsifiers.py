@@ -361,6 +361,16 @@ def test_masks_of_another_schedule_are_refused(tone_settings, power_cut):
         training.train(given)
 
 
+def test_patterns_that_name_no_matrix_are_refused(tone_settings):
+    pruned = ("sparsifier=bp", "target_sparsity=0.5")
+    with pytest.raises(
+        UserError, match=r"^prunable.recurrent: no matrix is named foo; there are recurrent.0"
+    ):
+        tone_settings(*pruned, "prunable.recurrent=[foo]")
+    with pytest.raises(UserError, match=r"^prunable: names no matrix, so there is nothing to prune"):
+        tone_settings(*pruned, "prunable.recurrent=[]", "prunable.fully_connected=[]")
+
+
 def test_a_schedule_longer_than_the_run_prunes_nothing_and_says_so(tone_settings, capsys):
     given = tone_settings("sparsifier=bp", "target_sparsity=0.5", "trainer.max_steps=2")
     result = training.train(given)

@@ -198,7 +198,8 @@ def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]
         for problem in error.errors():
             path = prefix + ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
-                yield f"{path}: {nearest(str(problem['loc'][-1]), schema.model_fields)}"
+                within = len(problem["loc"]) > 1  # a value that is a mapping has keys of its own
+                yield f"{path}: {'unknown' if within else nearest(path.rpartition('.')[2], schema.model_fields)}"
             elif problem["type"] == "missing":
                 yield f"{path}: is missing"
             else:

@@ -4,17 +4,32 @@ Shapes: B batch, S samples, T frames, F features.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
 import torch
 import torchaudio.transforms as transforms
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, with_config
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from blocksparse_rnn.errors import UserError
 
 LOG_FLOOR = 1e-6
 """Added to power before the logarithm, so that digital silence stays finite."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+class SpecAugmentSettings(TypedDict):
+    """Masks of `torchaudio.transforms.SpecAugment` (Park et al., "SpecAugment", 2019)."""
+
+    n_time_masks: NonNegativeInt
+    time_mask_param: NonNegativeInt
+    """Longest mask, in frames."""
+    n_freq_masks: NonNegativeInt
+    freq_mask_param: NonNegativeInt
+    """Widest mask, in bins."""
+    p: NotRequired[Annotated[float, Field(ge=0, le=1)]]
+    """Longest mask as a share of the utterance."""
 
 
 class Features(nn.Module):
@@ -32,8 +47,7 @@ class Features(nn.Module):
         mel_bins: bands of `logmel`; unused by `linear`.
         normalisation: `corpus` uses mean and standard deviation of the training corpus, stored with
             the model; `utterance` those of each utterance.
-        specaugment: SpecAugment in training (Park et al., 2019), or null for none. Keys are the
-            arguments of `torchaudio.transforms.SpecAugment`.
+        specaugment: SpecAugment in training, or null for none.
 
     Raises:
         UserError: a value is outside what its argument allows.
@@ -49,7 +63,7 @@ class Features(nn.Module):
         n_fft: PositiveInt | None,
         mel_bins: PositiveInt,
         normalisation: Literal["corpus", "utterance"],
-        specaugment: dict[str, int] | None,
+        specaugment: SpecAugmentSettings | None,
     ) -> None:
         super().__init__()
         self.sample_rate = sample_rate
@@ -70,15 +84,7 @@ class Features(nn.Module):
             else nn.Identity()
         )
         # Masked with 0, which is the mean of normalised features.
-        try:
-            self.specaugment = (
-                transforms.SpecAugment(**specaugment, zero_masking=True) if specaugment else None
-            )
-        except TypeError:
-            raise UserError(
-                f"features.specaugment={specaugment}: must have n_time_masks, time_mask_param, n_freq_masks and "
-                "freq_mask_param, and may have p and iid_masks"
-            ) from None
+        self.specaugment = transforms.SpecAugment(**specaugment, zero_masking=True) if specaugment else None
         self.size = mel_bins if kind == "logmel" else self.n_fft // 2 + 1
         self.register_buffer("mean_F", torch.zeros(self.size))
         self.register_buffer("std_F", torch.ones(self.size))

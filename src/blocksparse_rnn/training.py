@@ -232,7 +232,7 @@ def make_trainer(
     max_time: Annotated[str, AfterValidator(_time_limit)] | None,
     accelerator: Literal["auto", "cpu", "gpu"],
     devices: PositiveInt,
-    strategy: str,
+    strategy: Literal["auto", "ddp"],
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"],
     clip: NonNegativeFloat,
     max_skipped: NonNegativeInt,

@@ -6,10 +6,12 @@ Amodei et al., "Deep Speech 2", 2016. Shapes: B batch, T frames, F features, V o
 
 from typing import Literal
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.layers import (
+    ConvolutionSettings,
     ConvolutionStack,
     FullyConnected,
     GRULayer,
@@ -30,11 +32,10 @@ class DeepSpeech2(nn.Module):
         cell: `rnn`, bidirectional with clipped rectifiers, or `gru`, forward only.
         layers: recurrent layers.
         hidden_size: units of each recurrent layer and of the fully connected one.
-        convolutions: one mapping each of `channels`, `kernel` and `stride`, the latter two as
-            [frequency, time]; kernels are odd.
+        convolutions: from the features on; kernels are odd.
 
     Raises:
-        UserError: a size is not positive or there is no convolution.
+        UserError: a kernel is even or there is no convolution.
     """
 
     def __init__(
@@ -43,14 +44,11 @@ class DeepSpeech2(nn.Module):
         outputs: int,
         *,
         cell: Literal["rnn", "gru"],
-        layers: int,
-        hidden_size: int,
-        convolutions: list[dict],
+        layers: PositiveInt,
+        hidden_size: PositiveInt,
+        convolutions: list[ConvolutionSettings],
     ) -> None:
         super().__init__()
-        for name, value in {"hidden_size": hidden_size, "layers": layers}.items():
-            if value < 1:
-                raise UserError(f"model.{name}={value}: must be at least 1")
         if not convolutions:
             raise UserError("model.convolutions=[]: give at least one convolution")
         self.front = ConvolutionStack(features, convolutions)

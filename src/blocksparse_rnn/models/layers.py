@@ -8,11 +8,14 @@ Shapes: B batch, C channels, F frequencies, T frames, N packed frames, I inputs,
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import torch
 import torch.nn.functional as functional
+from pydantic import ConfigDict, Field, PositiveInt, with_config
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from typing_extensions import TypedDict
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.norm import BatchNorm
@@ -40,27 +43,39 @@ def repack(data_N: Tensor, like: PackedSequence) -> PackedSequence:
     return PackedSequence(data_N, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
 
+@with_config(ConfigDict(extra="forbid"))
+class ConvolutionSettings(TypedDict):
+    """A convolution in the settings; kernel and stride are [frequency, time]."""
+
+    channels: PositiveInt
+    kernel: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+    stride: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+
+
 class Convolution(nn.Module):
     """2-D convolution over (frequency, time) without bias, batch norm, clipped rectifier.
 
     Padding is half a kernel on each side, so an axis of size n and stride s becomes ceil(n / s).
 
     Args:
-        in_channels, out_channels: channels before and after.
+        in_channels: channels before it.
+        channels: channels after it.
         kernel: odd sizes in frequency and time.
         stride: steps in frequency and time.
+
+    Raises:
+        UserError: a size is even.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]
-    ) -> None:
+    def __init__(self, in_channels: int, *, channels: int, kernel: list[int], stride: list[int]) -> None:
         super().__init__()
         if any(size % 2 == 0 for size in kernel):
-            raise UserError(f"model.convolutions: kernel={list(kernel)} must have odd sizes")
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
-        self.norm = BatchNorm(out_channels)
-        self.stride = stride
+            raise UserError(f"model.convolutions: kernel={kernel} must have odd sizes")
+        (high, wide), (down, along) = kernel, stride
+        self.stride = down, along
+        padding = high // 2, wide // 2
+        self.conv = nn.Conv2d(in_channels, channels, (high, wide), self.stride, padding, bias=False)
+        self.norm = BatchNorm(channels)
 
     def forward(self, x_BCFT: Tensor, lengths: list[int]) -> tuple[PackedSequence, list[int]]:
         """Packed (N, C, F) and the frames of each utterance. The input is zero beyond its ends."""
@@ -72,14 +87,13 @@ class Convolution(nn.Module):
 class ConvolutionStack(nn.Module):
     """Convolutions one after the other: features (B, T, F) -> packed frames (N, C * F)."""
 
-    def __init__(self, features: int, convolutions: list[dict]) -> None:
+    def __init__(self, features: int, convolutions: list[ConvolutionSettings]) -> None:
         super().__init__()
         channels, size = 1, features
         self.convolutions = nn.ModuleList()
         for setting in convolutions:
-            kernel, stride = tuple(setting["kernel"]), tuple(setting["stride"])
-            self.convolutions.append(Convolution(channels, setting["channels"], kernel, stride))
-            channels, size = setting["channels"], math.ceil(size / stride[0])
+            self.convolutions.append(Convolution(channels, **setting))
+            channels, size = setting["channels"], math.ceil(size / setting["stride"][0])
         self.output_size = channels * size
         self.time_stride = math.prod(c.stride[1] for c in self._each())
 

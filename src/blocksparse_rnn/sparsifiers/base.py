@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -57,8 +58,17 @@ class Sparsifier(pl.Callback):
         """Look at shapes alone (the model may lie on the meta device), before any training.
 
         Raises:
-            UserError: blocks don't fit.
+            UserError: blocks don't fit, or a name pattern has no parameter.
         """
+        names = [name for name, parameter in model.named_parameters() if parameter.ndim == 2]
+        for matrix_type, patterns in self.context.prunable.items():
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise UserError(
+                        f"prunable.{matrix_type}: no matrix is named {pattern}; there are {', '.join(names)}"
+                    )
+        if not self.matrices(model):
+            raise UserError("prunable: names no matrix, so there is nothing to prune; sparsifier=none")
         sides = {}
         for matrix in self.matrices(model):
             rows, columns = matrix.weight.shape
