@@ -412,7 +412,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
 
 def test_the_committed_page_is_what_the_committed_results_say(tmp_path, monkeypatch):
     monkeypatch.chdir(CONF.parent)
-    folders = [Path("results/mini"), Path("results/demo")]
+    folders = [Path("results/mini"), Path("results/demo"), Path("results/regime")]
     page = write_answers(read_runs(folders)[0], folders, tmp_path).read_text()
     assert page.replace(str(tmp_path), "docs") == Path("docs/RESULTS.md").read_text()
     for picture in re.findall(r"\((results/.*?png)\)", page):

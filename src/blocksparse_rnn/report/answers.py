@@ -87,6 +87,8 @@ def _the_corpus(rows: list[Row], runs: list[Run]) -> str:
     lines, settled = [], 0
     dense = [row for row in rows if row.sparsifier == "none"]
     wider = [row for row in dense if row.perf is not None and (row.paper_width or 0) > REFERENCE[row.cell]]
+    elsewhere = {run.group for run in runs} - {rows[0].group}
+    others = " What other corpora make of such models is at the end of this page." if elsewhere else ""
     gains = "".join(f" {row.model} gains {percent(row.perf)} % over the reference." for row in wider)
     for row in dense:
         changes = [change for name in row.names if (change := _late_change(by_name[name])) is not None]
@@ -100,7 +102,7 @@ In the paper dense networks are wider than their task needs: acoustics set their
 should ask the same of small networks: dense error rates of 5 to 25 %, that no longer change by 3 % in the last
 fifth of a training; a 704-row at least 15 % worse than its family's reference; and hardly a gain from widths
 beyond the reference. So noise and vocabulary were raised from almost clean speech of 300 words. Settled by that
-measure: {settled} of these {len(lines)}.{gains}
+measure: {settled} of these {len(lines)}.{gains}{others}
 
 {Table("", headings, lines, words=1).render("github")}
 """
