@@ -198,8 +198,10 @@ def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]
         for problem in error.errors():
             path = prefix + ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
-                within = len(problem["loc"]) > 1  # a value that is a mapping has keys of its own
-                yield f"{path}: {'unknown' if within else nearest(path.rpartition('.')[2], schema.model_fields)}"
+                # A value that is a mapping has keys of its own, which are not the schema's.
+                nested = len(problem["loc"]) > 1
+                hint = "unknown" if nested else nearest(str(problem["loc"][0]), schema.model_fields)
+                yield f"{path}: {hint}"
             elif problem["type"] == "missing":
                 yield f"{path}: is missing"
             else:

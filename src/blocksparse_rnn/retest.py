@@ -13,7 +13,7 @@ from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.recogniser import Recogniser
-from blocksparse_rnn.runs import RunFolder, check_agreement, identity
+from blocksparse_rnn.runs import RunFolder, identity, source_of
 
 
 def retest(
@@ -26,11 +26,9 @@ def retest(
     """
     if settings["trainer"]["devices"] != 1:
         raise UserError("weights: a recogniser is tested again on one device; set trainer.devices=1")
-    source = RunFolder.existing(settings["weights"], "weights=")
+    source = source_of(settings, "weights", ("model", "features", "alphabet", "sparsifier"))
     trained = source.result()
-    if trained is None:
-        raise UserError(f"weights={source.path}: has no result.json; let the training end first")
-    check_agreement(settings, source, "weights", ("model", "features", "alphabet", "sparsifier"))
+    assert trained is not None
     recogniser.load_state_dict(load_weights(source.best))
     metrics = MetricsCSV(run.metrics)
     run.metrics.unlink(missing_ok=True)

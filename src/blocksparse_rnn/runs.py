@@ -71,21 +71,23 @@ def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return same_settings(one, other, ("model", "features", "data", "seed"))
 
 
-def check_agreement(
-    settings: dict[str, Any], source: "RunFolder", setting: str, names: Iterable[str], but: Iterable[str] = ()
-) -> None:
-    """Hold settings against those of a run whose weights they want to use.
+def source_of(
+    settings: dict[str, Any], setting: str, names: Iterable[str], but: Iterable[str] = ()
+) -> "RunFolder":
+    """The finished run whose weights some settings want to use.
 
     Args:
         settings: that want them.
-        source: the run.
-        setting: which of them names it.
-        names: settings, or groups of them, that must be equal.
+        setting: which of them names the run's folder.
+        names: settings, or groups of them, that must be as they were in that run.
         but: keys within these groups that need not.
 
     Raises:
-        UserError: names what differs.
+        UserError: no such run, it isn't finished, or what differs.
     """
+    source = RunFolder.existing(settings[setting], f"{setting}=")
+    if source.result() is None:
+        raise UserError(f"{setting}={source.path}: has no result.json; let the training end first")
     trained = source.settings()
     differing = [
         f"{name}.{key}" if isinstance(settings[name], dict) else name
@@ -98,6 +100,7 @@ def check_agreement(
             f"{setting}={source.path}: trained with other settings ({', '.join(differing)}); repeat those of "
             f"{source.path / 'config.yaml'}"
         )
+    return source
 
 
 def _at(value: Any, key: str) -> Any:

@@ -7,9 +7,8 @@ one stay where it is pruned again, and are weights like others where it isn't.
 from typing import Any
 
 from blocksparse_rnn.checkpoints import load_weights
-from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.recogniser import Recogniser
-from blocksparse_rnn.runs import RunFolder, check_agreement
+from blocksparse_rnn.runs import RunFolder, source_of
 
 
 def check_start(settings: dict[str, Any]) -> None:
@@ -18,10 +17,7 @@ def check_start(settings: dict[str, Any]) -> None:
     Raises:
         UserError: it isn't, isn't finished, or doesn't.
     """
-    source = RunFolder.existing(settings["start_from"], "start_from=")
-    if source.result() is None:
-        raise UserError(f"start_from={source.path}: has no result.json; let the training end first")
-    check_agreement(settings, source, "start_from", ("model", "features", "alphabet"), but=("specaugment",))
+    source_of(settings, "start_from", ("model", "features", "alphabet"), but=("specaugment",))
 
 
 def start_from(recogniser: Recogniser, path: str) -> None:

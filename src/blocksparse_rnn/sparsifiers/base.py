@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -60,17 +59,19 @@ class Sparsifier(pl.Callback):
         Raises:
             UserError: blocks don't fit, or a name pattern has no parameter.
         """
-        names = [name for name, parameter in model.named_parameters() if parameter.ndim == 2]
         for matrix_type, patterns in self.context.prunable.items():
             for pattern in patterns:
-                if not any(fnmatchcase(name, pattern) for name in names):
+                named = prunable_matrices(model, {matrix_type: [pattern]})
+                if not any(matrix.weight.ndim == 2 for matrix in named):
+                    names = [name for name, parameter in model.named_parameters() if parameter.ndim == 2]
                     raise UserError(
                         f"prunable.{matrix_type}: no matrix is named {pattern}; there are {', '.join(names)}"
                     )
-        if not self.matrices(model):
+        matrices = self.matrices(model)
+        if not matrices:
             raise UserError("prunable: names no matrix, so there is nothing to prune; sparsifier=none")
         sides = {}
-        for matrix in self.matrices(model):
+        for matrix in matrices:
             rows, columns = matrix.weight.shape
             name = f"a gate of {matrix.name}" if matrix.gates else matrix.name
             sides[name] = (rows // max(1, len(matrix.gates)), columns)
