@@ -367,6 +367,7 @@ def test_patterns_that_name_no_matrix_are_refused(tone_settings):
         UserError, match=r"^prunable.recurrent: no matrix is named foo; there are recurrent.0"
     ):
         tone_settings(*pruned, "prunable.recurrent=[foo]")
+    assert tone_settings(*pruned, "prunable.recurrent=['recurrent.*']")  # its biases are no matrices
     with pytest.raises(UserError, match=r"^prunable: names no matrix, so there is nothing to prune"):
         tone_settings(*pruned, "prunable.recurrent=[]", "prunable.fully_connected=[]")
 

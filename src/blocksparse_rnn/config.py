@@ -22,9 +22,9 @@ from torch import nn
 
 from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.runs import WEIGHTS_OF, source_of
 from blocksparse_rnn.runtime.kept import check_skipping
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
-from blocksparse_rnn.start import check_start
 from blocksparse_rnn.text import Alphabet
 
 PACKAGE = "blocksparse_rnn"
@@ -217,7 +217,7 @@ def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
         *(partial(build, node) for node in (settings["augment"] or {}).values() if is_node(node)),
         partial(build_sparsifiers, settings),
         partial(_check_blocks, settings),
-        *([partial(check_start, settings)] if settings["start_from"] else []),
+        *(partial(source_of, settings, name) for name in WEIGHTS_OF if settings[name]),
     ]
     for attempt in attempts:
         try:

@@ -21,13 +21,15 @@ class Matrix(NamedTuple):
 
 
 def prunable_matrices(model: nn.Module, patterns: dict[str, list[str]]) -> Iterator[Matrix]:
-    """Every matrix of `model` that one of the patterns names.
+    """Every matrix of `model` that one of the patterns names; a bias that it also names is none.
 
     Args:
         model: the module whose parameters are meant; names are relative to it.
         patterns: matrix type -> shell-style name patterns.
     """
     for name, parameter in model.named_parameters():
+        if parameter.ndim != 2:
+            continue
         for matrix_type, of_type in patterns.items():
             if any(fnmatchcase(name, pattern) for pattern in of_type):
                 owner = model.get_submodule(name.rpartition(".")[0])

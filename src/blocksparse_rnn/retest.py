@@ -26,7 +26,7 @@ def retest(
     """
     if settings["trainer"]["devices"] != 1:
         raise UserError("weights: a recogniser is tested again on one device; set trainer.devices=1")
-    source = source_of(settings, "weights", ("model", "features", "alphabet", "sparsifier"))
+    source = source_of(settings, "weights")
     trained = source.result()
     assert trained is not None
     recogniser.load_state_dict(load_weights(source.best))

@@ -71,16 +71,19 @@ def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return same_settings(one, other, ("model", "features", "data", "seed"))
 
 
-def source_of(
-    settings: dict[str, Any], setting: str, names: Iterable[str], but: Iterable[str] = ()
-) -> "RunFolder":
+WEIGHTS_OF = {
+    "weights": ("model", "features", "alphabet", "sparsifier"),
+    "start_from": ("model", "features", "alphabet"),
+}
+"""Settings that name a run whose weights are used -> settings, or groups of them, that must be as they were there."""
+
+
+def source_of(settings: dict[str, Any], setting: str) -> "RunFolder":
     """The finished run whose weights some settings want to use.
 
     Args:
         settings: that want them.
-        setting: which of them names the run's folder.
-        names: settings, or groups of them, that must be as they were in that run.
-        but: keys within these groups that need not.
+        setting: which of them names the run's folder, one of `WEIGHTS_OF`.
 
     Raises:
         UserError: no such run, it isn't finished, or what differs.
@@ -91,9 +94,10 @@ def source_of(
     trained = source.settings()
     differing = [
         f"{name}.{key}" if isinstance(settings[name], dict) else name
-        for name in names
+        for name in WEIGHTS_OF[setting]
         for key in (settings[name] if isinstance(settings[name], dict) else [name])
-        if key not in but and _at(settings[name], key) != _at(trained[name], key)
+        if key != "specaugment"  # of training alone
+        and _at(settings[name], key) != _at(trained[name], key)
     ]
     if differing:
         raise UserError(

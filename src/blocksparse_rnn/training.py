@@ -43,7 +43,6 @@ from blocksparse_rnn.runs import FollowedRun, RunFolder, identity
 from blocksparse_rnn.skip_zeros import SkipZeros
 from blocksparse_rnn.sparsifiers.base import Sparsifier
 from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
-from blocksparse_rnn.start import start_from
 from blocksparse_rnn.stop import Stopped, StopRequests
 from blocksparse_rnn.supervisor import LeaveOnError, run_ranks
 from blocksparse_rnn.text import Alphabet
@@ -148,7 +147,8 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
     resume_from, step = point or (None, 0)
     if resume_from is None:
         if settings.get("start_from"):
-            start_from(recogniser, settings["start_from"])
+            # Its statistics of the features with them, for which they were trained.
+            recogniser.load_state_dict(load_weights(RunFolder(Path(settings["start_from"])).best))
         else:
             _measure_features(recogniser, data)
         if not ranks.rank():

@@ -61,8 +61,7 @@ class Sparsifier(pl.Callback):
         """
         for matrix_type, patterns in self.context.prunable.items():
             for pattern in patterns:
-                named = prunable_matrices(model, {matrix_type: [pattern]})
-                if not any(matrix.weight.ndim == 2 for matrix in named):
+                if not any(prunable_matrices(model, {matrix_type: [pattern]})):
                     names = [name for name, parameter in model.named_parameters() if parameter.ndim == 2]
                     raise UserError(
                         f"prunable.{matrix_type}: no matrix is named {pattern}; there are {', '.join(names)}"
