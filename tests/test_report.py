@@ -384,7 +384,11 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "GLP 4x4 at 90 %: 12.50 (25.0 % worse)" in flat
     assert "best block is 4x4 (10.95), the worst 16x16 (14.00)" in flat
     assert "GLP hears better than BP at 1 of 2 sparsities (80 %)" in flat
-    assert "GL alone with lambda_g 2 ends at 90.0 % sparsity and a CER of 20.00" in flat
+    lines = [re.sub(" *[|] *", "|", line) for line in page.splitlines()]
+    assert "|of prunable %|BP 4x4|GLP 4x4|" in lines
+    assert "|80.0|11.00|10.50|" in lines
+    assert "|16x16|14.00|" in lines
+    assert "|2|90.0|20.00|90.0|10.50|" in lines  # a lasso beside the GLP row nearest in sparsity
     assert "the best is rnn 640, 90.0 % sparse, with 10.95" in flat
     assert "3 h of synthetic speech" in flat
     assert "| rnn 440 | 10.00 | 0.0 | -9.1 |" in re.sub(" +", " ", page)
@@ -400,11 +404,16 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     small = write_run(tmp_path / "small", 0.105, width=136)
     text = (small / "result.json").read_text().replace("4244000", "471000")
     (small / "result.json").write_text(text)
+    between = tmp_path / "runs/640-bp-4-0-1.5-0.9/result.json"
+    between.write_text(between.read_text().replace("471000", "1413832"))  # sqrt(471,000 * 4,244,000)
     page = write_answers(
         read_runs([tmp_path / "runs", tmp_path / "small"])[0], [tmp_path / "small"], tmp_path
     )
     flat = " ".join(page.read_text().split())
     assert "the best is the dense rnn 136 with 10.50." in flat
+    assert "hear better than a dense one with as many weights would" in flat
+    lines = [re.sub(" *[|] *", "|", line) for line in page.read_text().splitlines()]
+    assert "|rnn 640|bp|90.0|1.41|10.95|10.14|-7.9|" in lines  # sqrt(0.105 * 0.098)
     only = [run for run in runs if run.sparsifier == "gl"]
     with pytest.raises(UserError, match="no row of the paper's table"):
         write_answers(only, [tmp_path], tmp_path / "docs")

@@ -3,9 +3,10 @@
 Every number and every comparison in the text is computed here, so that none can differ from the data.
 """
 
+import math
 import statistics
 from collections.abc import Callable
-from itertools import combinations, groupby
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -163,12 +164,16 @@ def _how_sparse(rows: list[Row], scale: str, pictures: Path) -> str:
         if row.block == "4x4" and row.target in (0.8, 0.9)
     ]
     _picture(reference, sparsity_panel, pictures / "rq1.png")
+    by_sparsity = sorted(pruned, key=lambda row: row.target or 0.0)
     return f"""## RQ1: how sparse, at what loss?
 
 The dense {dense.model} reaches {rate(dense)}. Against it: {"; ".join(lines)}.
 `{_COMMAND.format("rq1_rq3_algorithms", scale)}`
 
-{_table(pruned)}
+CER in percent, {_seeds(pruned)}:
+
+{_pivot("of prunable %", by_sparsity, lambda row: percent(row.target), _in_blocks)}
+
 ![CER against sparsity](results/rq1.png)
 """
 
@@ -180,21 +185,26 @@ def _blocks(rows: list[Row], scale: str, pictures: Path, folders: list[Path]) ->
         return ""
     best = {s: [row for row in pruned if row.schedule == s] for s in ("paper", "cubic")}
     spans = [
-        f"With the {name} schedule the best block is {min(of, key=_cer).block} ({rate(min(of, key=_cer))}), "
-        f"the worst {max(of, key=_cer).block} ({rate(max(of, key=_cer))})"
+        f" With the {name} schedule the best block is {min(of, key=_cer).block} ({rate(min(of, key=_cer))}), "
+        f"the worst {max(of, key=_cer).block} ({rate(max(of, key=_cer))})."
         for name, of in best.items()
         if of
     ]
     both = [(p, c) for p in best["paper"] for c in best["cubic"] if p.block == c.block]
     wins = sum(c.cer < p.cer for p, c in both)
     compared = f" The cubic schedule is better for {wins} of {len(both)} blocks." if both else ""
-    _picture([r for r in of_width if r.sparsifier == "none"] + pruned, block_panel, pictures / "rq2.png")
+    dense = [row for row in of_width if row.sparsifier == "none"]
+    before = "".join(f" (dense: {rate(row)})" for row in dense)
+    _picture(dense + pruned, block_panel, pictures / "rq2.png")
     return f"""## RQ2: what do block size and schedule cost?
 
-{pruned[0].model}, 90 % of the prunable weights gone. {"; ".join(spans)}.{compared}
+{pruned[0].model}{before}, 90 % of the prunable weights gone.{"".join(spans)}{compared}
 `{_COMMAND.format("rq2_blocks", scale)}`
 
-{_table(pruned)}
+CER in percent, {_seeds(pruned)}:
+
+{_pivot("block", pruned, lambda row: row.block, lambda row: f"{row.schedule} schedule")}
+
 ![CER by block](results/rq2.png)
 
 {shipped_by_block(best["paper"], folders)}"""
@@ -212,22 +222,18 @@ def _algorithms(rows: list[Row]) -> str:
     wins = [percent(b.target, 0) for b, g in both if g.cer < b.cer]
     text = f"GLP hears better than BP at {len(wins)} of {len(both)} sparsities"
     text += f" ({', '.join(wins)} %)." if wins else "."
+    lines = []
     for row in by["gl"]:
         near = min(by["glp"], key=lambda g: abs(g.prunable_sparsity - row.prunable_sparsity), default=None)
-        text += (
-            f" GL alone with lambda_g {row.algorithm.split()[1]} ends at {percent(row.prunable_sparsity)} % "
-        )
-        text += f"sparsity and a CER of {rate(row)}"
-        if near is not None:
-            text += (
-                f"; the GLP row nearest in sparsity ({percent(near.prunable_sparsity)} %) has {rate(near)}"
-            )
-        text += "."
+        beside = (EMPTY, EMPTY) if near is None else (percent(near.prunable_sparsity), rate(near))
+        lines.append((row.algorithm.split()[1], percent(row.prunable_sparsity), rate(row), *beside))
+    if lines:
+        headings = ("lambda_g", "GL: of prunable %", "CER %", "nearest GLP: of prunable %", "CER %")
+        alone = f" A lasso alone has no target ({_seeds(by['gl'])}):\n\n"
+        text += alone + Table("", headings, lines, words=0).render("github")
     return f"""## RQ3: BP, GL or GLP?
 
-{text} The command is that of RQ1.
-
-{_table([*by["bp"], *by["glp"], *by["gl"]])}
+Command and rows are those of RQ1. {text}
 """
 
 
@@ -235,15 +241,9 @@ def _width(rows: list[Row], scale: str, pictures: Path) -> str:
     reference = next((r for r in rows if _is(r, 1760, 0.9)), None)
     if reference is None:
         return ""
-    alike = [
-        row
-        for row in rows
-        if row.cell == "rnn"
-        and (
-            row.sparsifier == "none"
-            or (row.sparsifier == "bp" and row.block == "4x4" and row.schedule == "paper")
-        )
-    ]
+    pruned = [row for row in rows if row.cell == "rnn" and row.block == "4x4" and row.schedule == "paper"]
+    alike = [row for row in rows if row.cell == "rnn" and row.sparsifier == "none"]
+    alike += [row for row in pruned if row.sparsifier == "bp"]
     equal = [row for row in alike if abs(row.nonzero / reference.nonzero - 1) < 0.1]
     if len(equal) < 2:
         return ""
@@ -261,7 +261,37 @@ Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not 
 `{_COMMAND.format("rq4_width", scale)}`
 
 {_table(sorted(equal, key=lambda row: row.width))}
-![CER against nonzero parameters](results/rq4.png)
+{_beside_dense([row for row in pruned if row not in equal], alike)}![CER against nonzero parameters](results/rq4.png)
+"""
+
+
+def _beside_dense(pruned: list[Row], dense: list[Row]) -> str:
+    """Pruned models beside dense ones with as many weights, as far as there are dense ones on either side."""
+    both = [(row, size) for row in pruned if (size := _dense_of_size(row.nonzero, dense)) is not None]
+    if not both:
+        return ""
+    wins = sum(row.cer < expected for row, expected in both)
+    headings = (
+        "model",
+        "sparsifier",
+        "of prunable %",
+        "nonzero M",
+        "CER %",
+        "dense of that size %",
+        "better %",
+    )
+    lines = [
+        (
+            *(row.model, row.algorithm, percent(row.prunable_sparsity), f"{row.nonzero / 1e6:.2f}"),
+            *(rate(row), percent(expected, 2), percent(1 - row.cer / expected)),
+        )
+        for row, expected in both
+    ]
+    return f"""Of the other RNNs pruned in 4x4 blocks {wins} of {len(both)} hear better than a dense one with as many
+weights would, by a power law between the dense models measured next to that size:
+
+{Table("", headings, lines, words=2).render("github")}
+
 """
 
 
@@ -286,6 +316,16 @@ def _is(row: Row, paper_width: int, target: float) -> bool:
     return chosen == ("rnn", paper_width, "bp", "4x4", "paper", target)
 
 
+def _dense_of_size(nonzero: float, rows: list[Row]) -> float | None:
+    """The CER that a dense model with so many weights would have, on a line in log-log axes between its neighbours."""
+    dense = sorted((row.nonzero, row.cer) for row in rows if row.sparsifier == "none")
+    for (fewer, worse), (more, better) in pairwise(dense):
+        if fewer <= nonzero < more:
+            share = math.log(nonzero / fewer) / math.log(more / fewer)
+            return worse * (better / worse) ** share
+    return None
+
+
 def _cer(row: Row) -> float:
     return row.cer
 
@@ -295,6 +335,28 @@ def _loss(row: Row) -> str:
     if row.against_dense is None:
         return rate(row)
     return f"{rate(row)} ({percent(-row.against_dense)} % worse)"
+
+
+def _in_blocks(row: Row) -> str:
+    return f"{row.algorithm.upper()} {row.block}"
+
+
+def _seeds(rows: list[Row]) -> str:
+    seeds = sorted({seed for row in rows for seed in row.seeds})
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _pivot(head: str, rows: list[Row], line: Callable[[Row], str], column: Callable[[Row], str]) -> str:
+    """Rates, with a line for each value of one choice and a column for each of another."""
+    rates: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        rates.setdefault((line(row), column(row)), []).append(rate(row))
+    columns = list(dict.fromkeys(column(row) for row in rows))
+    lines = [
+        (name, *(" / ".join(rates.get((name, c), [EMPTY])) for c in columns))
+        for name in dict.fromkeys(map(line, rows))
+    ]
+    return Table("", (head, *columns), lines, words=1).render("github")
 
 
 def _table(rows: list[Row]) -> str:

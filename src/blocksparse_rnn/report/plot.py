@@ -63,21 +63,21 @@ def panels(rows: list[Row], panel: Callable[[Axes, list[Row]], None]) -> Figure:
 
 
 def sparsity_panel(axes: Axes, rows: list[Row]) -> None:
-    """CER against sparsity: a colour for each model, a marker for each sparsifier, dense models as lines,
-    and through the points that no other beats in both the Pareto front."""
-    colours = _colours(row.model for row in rows)
+    """CER against sparsity: a colour for each model, a marker for each sparsifier and block, dense models as
+    lines, and through the points that no other beats in both the Pareto front."""
+    colours = _colours(rows)
+    sizes = _sizes(rows)
     for row in rows:
         if row.sparsifier == "none":
             axes.axhline(100 * row.cer, color=colours[row.model], linestyle="--", linewidth=1)
         else:
-            _point(axes, 100 * row.prunable_sparsity, row, colours[row.model])
+            _point(axes, 100 * row.prunable_sparsity, row, colours[row.model], sizes[row.block])
     pruned = [row for row in rows if row.sparsifier != "none"]
     front = pareto_front([(row.prunable_sparsity, row.cer) for row in pruned])
     if len(front) > 1:
         axes.plot(
             [100 * x for x, _ in front], [100 * y for _, y in front], color="grey", linewidth=0.8, zorder=0
         )
-    _label_blocks(axes, pruned, lambda row: 100 * row.prunable_sparsity)
     axes.set_xlabel("sparsity of the prunable weights, %")
     # At least ten points wide: sparsities that differ by hundredths are the same.
     shares = [100 * row.prunable_sparsity for row in pruned] or [50.0]
@@ -87,15 +87,15 @@ def sparsity_panel(axes: Axes, rows: list[Row]) -> None:
 
 def nonzero_panel(axes: Axes, rows: list[Row]) -> None:
     """CER against parameters that are not zero, dense and sparse on one axis."""
-    colours = _colours(row.model for row in rows)
+    colours = _colours(rows)
+    sizes = _sizes(rows)
     for row in rows:
-        _point(axes, row.nonzero / 1e6, row, colours[row.model])
+        _point(axes, row.nonzero / 1e6, row, colours[row.model], sizes[row.block])
     for cell in dict.fromkeys(row.cell for row in rows):
         dense = sorted(
             (r.nonzero / 1e6, 100 * r.cer) for r in rows if r.cell == cell and r.sparsifier == "none"
         )
         axes.plot(*zip(*dense, strict=True) if dense else ([], []), color="grey", linewidth=0.8, zorder=0)
-    _label_blocks(axes, rows, lambda row: row.nonzero / 1e6)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -106,12 +106,12 @@ def nonzero_panel(axes: Axes, rows: list[Row]) -> None:
 
 def block_panel(axes: Axes, rows: list[Row]) -> None:
     """CER against block size, a line for each model, algorithm and sparsity."""
-    blocks = sorted({row.block for row in rows if row.block}, key=_elements)
-    colours = _colours(row.model for row in rows)
+    blocks = sorted({row.block for row in rows if row.block}, key=_area)
+    colours = _colours(rows)
     styles = {"paper": "-", "cubic": ":", None: "-."}
     series = sorted((row for row in rows if row.block), key=_series)
     for key, members in groupby(series, key=_series):
-        line = sorted(members, key=lambda row: _elements(row.block))
+        line = sorted(members, key=lambda row: _area(row.block))
         axes.plot(
             [blocks.index(row.block) for row in line],
             [100 * row.cer for row in line],
@@ -190,63 +190,51 @@ def _axes(figure: Figure, count: int) -> list[Axes]:
     return list(figure.subplots(count, 1, squeeze=False)[:, 0])
 
 
-def _colours(models: Iterable[str]) -> dict[str, str]:
-    return {model: f"C{i % 10}" for i, model in enumerate(dict.fromkeys(models))}
+def _colours(rows: list[Row]) -> dict[str, str]:
+    models = sorted({(row.cell != "rnn", row.width, row.model) for row in rows})
+    return {model: f"C{i % 10}" for i, (*_, model) in enumerate(models)}
 
 
-def _elements(block: str) -> int:
-    rows, columns = block.split("x")
-    return int(rows) * int(columns)
+def _area(block: str) -> tuple[int, ...]:
+    """Blocks in order: by weights, squares before rectangles."""
+    rows, columns = map(int, block.split("x"))
+    return rows * columns, abs(rows - columns), rows
 
 
 def _series(row: Row) -> tuple[str, str, float]:
     return row.model, row.algorithm, round(100 * row.prunable_sparsity)
 
 
-def _point(axes: Axes, x: float, row: Row, colour: str) -> None:
+def _point(axes: Axes, x: float, row: Row, colour: str, size: float) -> None:
     error = None if row.cer_deviation is None else 100 * row.cer_deviation
     hollow = "none" if row.schedule == "cubic" else colour
     marker = _MARKERS[row.sparsifier]
-    axes.errorbar(x, 100 * row.cer, yerr=error, color=colour, marker=marker, mfc=hollow, capsize=3)
+    axes.errorbar(
+        x, 100 * row.cer, yerr=error, color=colour, marker=marker, mfc=hollow, markersize=size, capsize=3
+    )
 
 
-def _label_blocks(axes: Axes, rows: list[Row], x: Callable[[Row], float]) -> None:
-    """Write its block beside each point, by turns right and left so that neighbours stay apart.
-
-    One block for all is in the legend.
-    """
-    if _only_block(rows):
-        return
-    for i, row in enumerate(sorted(rows, key=lambda row: row.cer)):
-        right = i % 2 == 0
-        axes.annotate(
-            row.block,
-            (x(row), 100 * row.cer),
-            xytext=(7 if right else -7, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
-            fontsize=8,
-        )
-
-
-def _only_block(rows: list[Row]) -> str:
-    """The block of all pruned rows, or nothing where they differ."""
-    blocks = {row.block for row in rows if row.block}
-    return blocks.pop() if len(blocks) == 1 else ""
+def _sizes(rows: list[Row]) -> dict[str, float]:
+    """Block -> size of its markers; a dense model's is ''. Blocks of as many weights differ too."""
+    blocks = sorted({row.block for row in rows if row.block}, key=_area)
+    return {"": 6.0} | {block: 4.5 + 1.75 * i for i, block in enumerate(blocks)}
 
 
 def _legend(axes: Axes, rows: list[Row], colours: dict[str, str], dense: str, front: bool) -> None:
     """Colours and markers in use; `dense` is the line or the marker of dense models."""
     handles = [Line2D([], [], color=c, linewidth=4, label=model) for model, c in colours.items()]
-    for sparsifier in dict.fromkeys(row.sparsifier for row in rows):
+    sizes = _sizes(rows)
+    kinds = sorted(
+        {(row.sparsifier, row.block) for row in rows}, key=lambda k: ([*_MARKERS].index(k[0]), sizes[k[1]])
+    )
+    for sparsifier, block in kinds:
         if sparsifier == "none" and dense == "--":
             handles.append(Line2D([], [], color="black", linewidth=1, linestyle="--", label="dense"))
         else:
-            name = "dense" if sparsifier == "none" else f"{sparsifier} {_only_block(rows)}".strip()
-            handles.append(
-                Line2D([], [], color="black", marker=_MARKERS[sparsifier], linestyle="", label=name)
-            )
+            name = "dense" if sparsifier == "none" else f"{sparsifier} {block}"
+            marker = Line2D([], [], color="black", marker=_MARKERS[sparsifier], linestyle="", label=name)
+            marker.set_markersize(sizes[block])
+            handles.append(marker)
     if any(row.schedule == "cubic" for row in rows):
         handles.append(
             Line2D([], [], color="black", marker="o", mfc="none", linestyle="", label="cubic schedule")
