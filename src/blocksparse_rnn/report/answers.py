@@ -242,18 +242,20 @@ def _width(rows: list[Row], scale: str, pictures: Path) -> str:
     if reference is None:
         return ""
     pruned = [row for row in rows if row.cell == "rnn" and row.block == "4x4" and row.schedule == "paper"]
-    alike = [row for row in rows if row.cell == "rnn" and row.sparsifier == "none"]
-    alike += [row for row in pruned if row.sparsifier == "bp"]
+    dense = [row for row in rows if row.cell == "rnn" and row.sparsifier == "none"]
+    alike = dense + [row for row in pruned if row.sparsifier == "bp"]
     equal = [row for row in alike if abs(row.nonzero / reference.nonzero - 1) < 0.1]
     if len(equal) < 2:
         return ""
-    best, dense = min(equal, key=_cer), [row for row in equal if row.sparsifier == "none"]
+    best, of_that_size = min(equal, key=_cer), [row for row in dense if row in equal]
     if best.sparsifier == "none":
         told = f"the dense {best.model} with {rate(best)}."
     else:
         told = f"{best.model}, {percent(best.prunable_sparsity)} % sparse, with {rate(best)}."
-        told += f" The dense model of that size, {dense[0].model}, has {rate(dense[0])}." if dense else ""
-    _picture(alike, nonzero_panel, pictures / "rq4.png")
+        told += "".join(
+            f" The dense model of that size, {row.model}, has {rate(row)}." for row in of_that_size
+        )
+    _picture(dense + pruned, nonzero_panel, pictures / "rq4.png")
     return f"""## RQ4: does pruning a wider model recover the loss?
 
 Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not zero the best is
@@ -261,7 +263,7 @@ Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not 
 `{_COMMAND.format("rq4_width", scale)}`
 
 {_table(sorted(equal, key=lambda row: row.width))}
-{_beside_dense([row for row in pruned if row not in equal], alike)}![CER against nonzero parameters](results/rq4.png)
+{_beside_dense([row for row in pruned if row not in equal], dense)}![CER against nonzero parameters](results/rq4.png)
 """
 
 
@@ -316,10 +318,9 @@ def _is(row: Row, paper_width: int, target: float) -> bool:
     return chosen == ("rnn", paper_width, "bp", "4x4", "paper", target)
 
 
-def _dense_of_size(nonzero: float, rows: list[Row]) -> float | None:
+def _dense_of_size(nonzero: float, dense: list[Row]) -> float | None:
     """The CER that a dense model with so many weights would have, on a line in log-log axes between its neighbours."""
-    dense = sorted((row.nonzero, row.cer) for row in rows if row.sparsifier == "none")
-    for (fewer, worse), (more, better) in pairwise(dense):
+    for (fewer, worse), (more, better) in pairwise(sorted((row.nonzero, row.cer) for row in dense)):
         if fewer <= nonzero < more:
             share = math.log(nonzero / fewer) / math.log(more / fewer)
             return worse * (better / worse) ** share
