@@ -188,7 +188,7 @@ def _blocks(rows: list[Row], scale: str, pictures: Path, folders: list[Path]) ->
         f" With the {name} schedule the best block is {min(of, key=_cer).block} ({rate(min(of, key=_cer))}), "
         f"the worst {max(of, key=_cer).block} ({rate(max(of, key=_cer))})."
         for name, of in best.items()
-        if of
+        if len(of) > 1
     ]
     both = [(p, c) for p in best["paper"] for c in best["cubic"] if p.block == c.block]
     wins = sum(c.cer < p.cer for p, c in both)
