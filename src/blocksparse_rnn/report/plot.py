@@ -117,6 +117,7 @@ def block_panel(axes: Axes, rows: list[Row]) -> None:
             [100 * row.cer for row in line],
             color=colours[line[0].model],
             marker=_MARKERS[line[0].sparsifier],
+            mfc=_face(line[0], colours[line[0].model]),
             linestyle=styles[line[0].schedule],
             label=f"{key[0]} {key[1]} {key[2]:.0f} %",
         )
@@ -207,11 +208,15 @@ def _series(row: Row) -> tuple[str, str, float]:
 
 def _point(axes: Axes, x: float, row: Row, colour: str, size: float) -> None:
     error = None if row.cer_deviation is None else 100 * row.cer_deviation
-    hollow = "none" if row.schedule == "cubic" else colour
-    marker = _MARKERS[row.sparsifier]
+    marker, face = _MARKERS[row.sparsifier], _face(row, colour)
     axes.errorbar(
-        x, 100 * row.cer, yerr=error, color=colour, marker=marker, mfc=hollow, markersize=size, capsize=3
+        x, 100 * row.cer, yerr=error, color=colour, marker=marker, mfc=face, markersize=size, capsize=3
     )
+
+
+def _face(row: Row, colour: str) -> str:
+    """Markers of the cubic schedule are hollow."""
+    return "none" if row.schedule == "cubic" else colour
 
 
 def _sizes(rows: list[Row]) -> dict[str, float]:
