@@ -164,7 +164,6 @@ def _how_sparse(rows: list[Row], scale: str, pictures: Path) -> str:
         if row.block == "4x4" and row.target in (0.8, 0.9)
     ]
     _picture(reference, sparsity_panel, pictures / "rq1.png")
-    by_sparsity = sorted(pruned, key=lambda row: row.target or 0.0)
     return f"""## RQ1: how sparse, at what loss?
 
 The dense {dense.model} reaches {rate(dense)}. Against it: {"; ".join(lines)}.
@@ -172,7 +171,7 @@ The dense {dense.model} reaches {rate(dense)}. Against it: {"; ".join(lines)}.
 
 CER in percent, {_seeds(pruned)}:
 
-{_pivot("of prunable %", by_sparsity, lambda row: percent(row.target), _in_blocks)}
+{_pivot("of prunable %", pruned, lambda row: percent(row.target), _in_blocks, lambda row: row.target or 0.0)}
 
 ![CER against sparsity](results/rq1.png)
 """
@@ -347,15 +346,21 @@ def _seeds(rows: list[Row]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def _pivot(head: str, rows: list[Row], line: Callable[[Row], str], column: Callable[[Row], str]) -> str:
-    """Rates, with a line for each value of one choice and a column for each of another."""
+def _pivot(
+    head: str,
+    rows: list[Row],
+    line: Callable[[Row], str],
+    column: Callable[[Row], str],
+    by: Callable[[Row], float] = lambda row: 0.0,
+) -> str:
+    """Rates, with a line for each value of one choice, in the order of `by`, and a column for each of another."""
     rates: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         rates.setdefault((line(row), column(row)), []).append(rate(row))
     columns = list(dict.fromkeys(column(row) for row in rows))
     lines = [
         (name, *(" / ".join(rates.get((name, c), [EMPTY])) for c in columns))
-        for name in dict.fromkeys(map(line, rows))
+        for name in dict.fromkeys(map(line, sorted(rows, key=by)))
     ]
     return Table("", (head, *columns), lines, words=1).render("github")
 
