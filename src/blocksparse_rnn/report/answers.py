@@ -159,7 +159,7 @@ def _how_sparse(rows: list[Row], scale: str, pictures: Path) -> str:
     if dense is None or len(pruned) < 2:
         return ""
     lines = [
-        f"{row.algorithm.upper()} {row.block} at {percent(row.target, 0)} %: {_loss(row)}"
+        f"{_in_blocks(row)} at {percent(row.target, 0)} %: {_loss(row)}"
         for row in pruned
         if row.block == "4x4" and row.target in (0.8, 0.9)
     ]
@@ -273,13 +273,8 @@ def _beside_dense(pruned: list[Row], dense: list[Row]) -> str:
         return ""
     wins = sum(row.cer < expected for row, expected in both)
     headings = (
-        "model",
-        "sparsifier",
-        "of prunable %",
-        "nonzero M",
-        "CER %",
-        "dense of that size %",
-        "better %",
+        *("model", "sparsifier", "of prunable %", "nonzero M"),
+        *("CER %", "dense of that size %", "better %"),
     )
     lines = [
         (
