@@ -275,6 +275,30 @@ def test_the_proximal_step_soft_thresholds_blocks_exactly():
     assert 0 < zero.sum() < zero.numel()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "nesterov"])
+def test_what_a_step_of_the_highest_rate_would_take_is_zero_in_the_end(tone_settings, optimizer):
+    options = ["sparsifier=gl", "scale.lambda_gl=5", "trainer.max_epochs=4", f"optimizer={optimizer}"]
+    given = tone_settings(*options, "optimizer.lr=0.005")
+    training.train(given)
+    recogniser = training.build_recogniser(given)
+    recogniser.load_state_dict(load_weights(RunFolder.of(given).best))
+    largest = torch.cat([block_max(m.weight, (4, 4)).flatten() for m in lasso().matrices(recogniser.model)])
+    norms = torch.cat([block_norm(m.weight, (4, 4)).flatten() for m in lasso().matrices(recogniser.model)])
+    assert torch.equal(largest == 0, norms < 5 * 0.005)
+    assert 0.2 < (largest == 0).float().mean() < 0.9
+
+
+def test_what_is_dropped_leaves_the_other_blocks_as_they_are():
+    sparsifier, model = lasso(lambda_g=2.0), network()
+    matrices = sparsifier.matrices(model)
+    before = [m.weight.detach().clone() for m in matrices]
+    sparsifier.drop(matrices, [0.12] * len(matrices))
+    for m, weight in zip(matrices, before, strict=True):
+        kept = block_norm(weight, (4, 4)) > 2.0 * 0.12
+        assert torch.equal(m.weight, weight * expand(kept, (4, 4)))
+    assert 0 < count_zeros(model, PATTERNS).prunable < 1
+
+
 def test_a_matrix_keeps_its_best_blocks_where_the_lasso_would_take_all(capsys):
     sparsifier, model = lasso(max_sparsity=0.95), network()
     matrices = sparsifier.matrices(model)

@@ -29,8 +29,9 @@ class GroupLasso(Sparsifier):
         max_sparsity: no matrix loses more than this share of its blocks.
         form: `proximal` shrinks every block's norm by learning rate * lambda_g after each optimizer
             step, to exactly zero where it is smaller than that; with AdamW this is decoupled from the
-            gradient's scale, as its weight decay is. `loss` adds the penalty to the loss, which
-            makes norms small but hardly ever zero.
+            gradient's scale, as its weight decay is. After the last step, blocks smaller than the shrink
+            of the highest rate are zero, too. `loss` adds the penalty to the loss, which makes norms
+            small but hardly ever zero.
 
     Raises:
         UserError: a value is out of its range.
@@ -65,11 +66,15 @@ class GroupLasso(Sparsifier):
             recogniser.penalties.append(("group_lasso", lambda: self.penalty(recogniser.model)))
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
+        if self.form != "proximal":
+            return
         matrices = self.matrices(recogniser.model)
-        left_out = matrices[0].weight.grad is None  # a step that changed no weight
-        if self.form == "proximal" and not left_out:
-            rates = {p: g["lr"] for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
-            recogniser.log("train/group_lasso", self.shrink(matrices, [rates[m.weight] for m in matrices]))
+        groups = {p: g for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
+        if matrices[0].weight.grad is not None:  # else a step that changed no weight
+            rates = [groups[m.weight]["lr"] for m in matrices]
+            recogniser.log("train/group_lasso", self.shrink(matrices, rates))
+        if trainer.global_step >= trainer.estimated_stepping_batches:
+            self.drop(matrices, [_highest_rate(groups[m.weight]) for m in matrices])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: Any) -> None:
         matrices = self.matrices(recogniser.model)
@@ -78,14 +83,32 @@ class GroupLasso(Sparsifier):
     @torch.no_grad()
     def shrink(self, matrices: list[Matrix], rates: list[float]) -> Tensor:
         """The proximal step of every matrix with its learning rate; returns the penalty before it."""
+        norms, factors = self._shrunk(matrices, rates)
+        for m in matrices:
+            scale_blocks_(m.weight, factors[m.name].clamp_min(0), self.block)
+        return self.lambda_g * torch.stack([norm_RC.sum() for norm_RC in norms.values()]).sum()
+
+    @torch.no_grad()
+    def drop(self, matrices: list[Matrix], rates: list[float]) -> None:
+        """Zero the blocks that a proximal step with these rates would take, and leave the others as they are.
+
+        The optimizer moves a block without a use to and fro by steps of the learning rate, and the shrink
+        keeps it near zero. As the rate falls, so do both, and what was a block's noise at the time stays.
+        """
+        _, factors = self._shrunk(matrices, rates)
+        for m in matrices:
+            scale_blocks_(m.weight, (factors[m.name] > 0).to(m.weight.dtype), self.block)
+
+    def _shrunk(
+        self, matrices: list[Matrix], rates: list[float]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Norms (R, C) of blocks by name, and what a step multiplies them by: 0 or less takes the block."""
         norms = {m.name: block_norm(m.weight, self.block) for m in matrices}
         factors = {
             m.name: 1 - lr * self.lambda_g / norms[m.name] for m, lr in zip(matrices, rates, strict=True)
         }
         self._guard(norms, factors)
-        for m in matrices:
-            scale_blocks_(m.weight, factors[m.name].clamp_min(0), self.block)
-        return self.lambda_g * torch.stack([norm_RC.sum() for norm_RC in norms.values()]).sum()
+        return norms, factors
 
     def _guard(self, norms: dict[str, Tensor], factors: dict[str, Tensor]) -> None:
         """Let a matrix that would collapse keep its best blocks as they are.
@@ -100,3 +123,8 @@ class GroupLasso(Sparsifier):
                 factor = factors[name].view(-1)
                 factor[best] = factor[best].where(factor[best] > 0, 1.0)
                 self.warn_spared(name, "a smaller lambda_g")
+
+
+def _highest_rate(group: dict[str, Any]) -> float:
+    """The highest learning rate of an optimizer's group: a one-cycle schedule's own, else its first."""
+    return float(group.get("max_lr", group.get("initial_lr", group["lr"])))
