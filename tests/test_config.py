@@ -54,6 +54,11 @@ def test_models_and_scales_go_together(model, scale):
         ("optimizer.lr=0", "optimizer.lr=0: must be greater than 0"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be greater than 0"),
         (
+            "trainer.precision=bf16-true",
+            "trainer.precision=bf16-true: must be 'auto', '32-true', 'bf16-mixed', '16-mixed' or '64-true'",
+        ),
+        ("seed=5000000000", "seed=5000000000: must be less than 4294967296"),
+        (
             "trainer.max_steps=0",
             "trainer.max_steps=0: must be at least 1, or -1 for as many as the epochs take",
         ),

@@ -220,6 +220,9 @@ def test_verify_finds_what_differs(undisturbed, tmp_path):
     (lying / "config.yaml").write_text((lying / "config.yaml").read_text().replace("seed: 0", "seed: 8"))
     wrong = {what for what, holds, _ in verify(lying) if not holds}
     assert wrong == {"settings", "name", "test CER", "sparsity, total", "version of torch"}
+    (lying / "config.yaml").write_text((lying / "config.yaml").read_text().replace("size: 16", "size: 20"))
+    with pytest.raises(UserError, match=r"its checkpoint does not fit its config.yaml: size mismatch"):
+        list(verify(lying))
 
 
 class Bomb:

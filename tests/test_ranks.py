@@ -213,6 +213,8 @@ def test_two_ranks_that_are_asked_to_end_save_and_go_on_to_the_bit(tone_settings
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 143, said
     assert run.status()["state"] == "stopped"
+    states = torch.load(run.last, weights_only=True)["callbacks"]["Checkpoints"]["random_state"]
+    assert not torch.equal(*states)  # else both ranks would mask the same of their utterances
     assert training.train(settings)["resumed"]
     expected = load_weights(RunFolder.of(undisturbed).best)
     for name, weight in load_weights(run.best).items():

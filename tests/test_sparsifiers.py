@@ -260,6 +260,25 @@ def test_momentum_of_pruned_weights_is_cleared():
             assert all((moment[pruned] == 0).all() for moment in moments)
 
 
+@pytest.mark.parametrize("width", [96, 32])  # of 32, a matrix has 16 blocks of 8x8 and keeps at least one
+def test_a_target_at_the_limit_is_approached_in_steps(width):
+    model = network(width=width)
+    sparsifier = pruning(block=8, target_sparsity=0.99)
+    begin(sparsifier, model)
+    reached = []
+    for itr in STEPS.updates:
+        prune(sparsifier, model, itr)
+        reached.append(count_zeros(model, PATTERNS).prunable)
+    assert reached[0] < 0.2
+    assert sorted(reached) == reached
+    assert len(set(reached)) > 3
+    assert all(math.isfinite(threshold) for threshold in sparsifier.thresholds.values())
+    blocks = {name: mask.numel() for name, mask in sparsifier.masks.items()}
+    assert {name: int(mask.sum()) for name, mask in sparsifier.masks.items()} == {
+        name: math.ceil(n / 100) for name, n in blocks.items()
+    }
+
+
 def test_the_proximal_step_soft_thresholds_blocks_exactly():
     sparsifier, model = lasso(lambda_g=2.0), network()
     [matrix] = (m for m in sparsifier.matrices(model) if m.name == "fc.weight")
@@ -275,10 +294,19 @@ def test_the_proximal_step_soft_thresholds_blocks_exactly():
     assert 0 < zero.sum() < zero.numel()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "nesterov"])
-def test_what_a_step_of_the_highest_rate_would_take_is_zero_in_the_end(tone_settings, optimizer):
-    options = ["sparsifier=gl", "scale.lambda_gl=5", "trainer.max_epochs=4", f"optimizer={optimizer}"]
-    given = tone_settings(*options, "optimizer.lr=0.005")
+OUT_OF_TIME = ["trainer.max_epochs=999", "trainer.max_time=00:00:00:01"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["optimizer=adamw", "trainer.max_epochs=4"],
+        ["optimizer=nesterov", "trainer.max_epochs=4"],
+        ["optimizer=nesterov", *OUT_OF_TIME],
+    ],
+)
+def test_what_a_step_of_the_highest_rate_would_take_is_zero_in_the_end(tone_settings, options):
+    given = tone_settings("sparsifier=gl", "scale.lambda_gl=5", "optimizer.lr=0.005", *options)
     training.train(given)
     recogniser = training.build_recogniser(given)
     recogniser.load_state_dict(load_weights(RunFolder.of(given).best))
@@ -286,6 +314,13 @@ def test_what_a_step_of_the_highest_rate_would_take_is_zero_in_the_end(tone_sett
     norms = torch.cat([block_norm(m.weight, (4, 4)).flatten() for m in lasso().matrices(recogniser.model)])
     assert torch.equal(largest == 0, norms < 5 * 0.005)
     assert 0.2 < (largest == 0).float().mean() < 0.9
+
+
+def test_pruning_that_the_clock_cuts_short_is_said(tone_settings, capsys):
+    given = tone_settings("sparsifier=bp", "target_sparsity=0.5", *OUT_OF_TIME)
+    result = training.train(given)
+    assert f"warning: pruning is {result['pruning']}, and training ended at " in capsys.readouterr().err
+    assert result["pruning"].startswith("unfinished: ends at step ")
 
 
 def test_what_is_dropped_leaves_the_other_blocks_as_they_are():
@@ -445,6 +480,13 @@ def test_q_comes_from_the_dense_run_where_there_is_one(tone_settings):
             "sparsifier.group_lasso.lambda_g=-1: must",
         ),
         (["sparsifier=gl", "sparsifier.group_lasso.form=prox"], "sparsifier.group_lasso.form=prox: must be"),
+        (["block=4.0"], "block=4.0: must be a side or ROWSxCOLUMNS, such as 4 or 8x2"),
+        (["model.hidden_size=20"], "model.hidden_size=20: differs from width=2560; set width alone"),
+        (
+            ["sparsifier.block_pruning.block=8"],
+            "sparsifier.block_pruning.block=8: differs from block=4; set block alone",
+        ),
+        (["sparsifier=gl", "skip_zeros=true"], "skip_zeros=true: a lasso alone never ends pruning"),
     ],
 )
 def test_mistakes_are_one_line_each(overrides, line):

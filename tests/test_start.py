@@ -1,5 +1,7 @@
 """start_from=RUN: a training that begins with another's weights."""
 
+import csv
+
 import pytest
 import torch
 
@@ -35,6 +37,26 @@ def test_a_dense_recogniser_is_pruned_and_shown_apart(tone_settings, source):
     assert result["sparsity/prunable"] == pytest.approx(0.5, abs=0.005)
     runs, _ = read_runs([source.path.parent])
     assert {run.group.rpartition(", ")[2] for run in runs} == {"3 epochs", f"started from {source.path.name}"}
+
+
+def test_what_a_pruned_recogniser_lacks_stays_away(tone_settings):
+    options = ("sparsifier=bp", "target_sparsity=0.75", "schedule.start_epoch=0", "schedule.freq=1")
+    pruned = tone_settings(*options)
+    training.train(pruned)
+    before = load_weights(RunFolder.of(pruned).best)
+    # Four epochs, of which pruning takes the last step alone.
+    later = ("schedule.start_epoch=3", "schedule.end_frac=1", "trainer.max_epochs=4", "seed=3")
+    again = tone_settings(f"start_from={RunFolder.of(pruned).path}", *options, *later)
+    training.train(again)
+    with open(RunFolder.of(again).metrics) as file:
+        sparsity = [
+            float(row["value"]) for row in csv.DictReader(file) if row["metric"] == "sparsity/prunable"
+        ]
+    assert min(sparsity) >= 0.745
+    after = load_weights(RunFolder.of(again).best)
+    zeros = {name: weight == 0 for name, weight in before.items() if weight.ndim == 2}
+    assert sum(int(zero.sum()) for zero in zeros.values()) > 100
+    assert all((after[name][zero] == 0).all() for name, zero in zeros.items())
 
 
 def test_a_broken_one_goes_on_with_its_own_weights(tone_settings, source, power_cut):

@@ -124,6 +124,25 @@ def test_a_run_that_is_asked_to_end_leaves_nothing_out(
     assert all(result[name] == expected[name] for name in ("dev_cer", "best_step", "cer"))
 
 
+@pytest.mark.parametrize("steps", [2, 7])  # of 5 an epoch
+def test_a_training_that_ends_within_an_epoch_is_judged_by_its_last_weights(tone_settings, steps):
+    settings = tone_settings(f"trainer.max_steps={steps}", "sparsifier=gl")
+    result = training.train(settings)
+    judged = [row for row in metrics_of(RunFolder.of(settings)) if row[2] == "val/cer"]
+    assert (result["best_step"], judged[-1][0]) == (steps, str(steps - 1))
+    assert result["dev_cer"] == pytest.approx(float(judged[-1][3]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(tone_settings):
+    settings = tone_settings("trainer.accelerator=gpu")
+    with pytest.raises(
+        UserError, match=r"^trainer.accelerator=gpu, trainer.devices=1: this machine has 0 GPUs"
+    ):
+        training.train(settings)
+    assert not RunFolder.of(settings).path.exists()
+
+
 def test_gradients_that_stay_infinite_stop_the_run_and_name_the_files(tone_settings, monkeypatch):
     broken = Features.forward
     monkeypatch.setattr(Features, "forward", lambda *a: (broken(*a)[0] * float("nan"), broken(*a)[1]))

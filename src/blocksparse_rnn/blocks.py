@@ -7,9 +7,11 @@ O = R * K and I = C * L.
 import math
 import re
 from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import PlainValidator
 from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
@@ -17,7 +19,18 @@ from blocksparse_rnn.errors import UserError
 BlockSize = tuple[int, int]
 """Rows and columns of a block."""
 _LARGEST_SHOWN = 64
+_BLOCK = "must be a side or ROWSxCOLUMNS, such as 4 or 8x2"
 _TINY = 1e-30  # below it a squared norm counts as 0
+
+
+def _side_or_sides(given: Any) -> int | str:
+    if not isinstance(given, int | str):
+        raise ValueError(_BLOCK)
+    return given
+
+
+BlockSetting = Annotated[int | str, PlainValidator(_side_or_sides)]
+"""A block as settings have it; pydantic's own words for "a number or a text" name settings that don't exist."""
 
 
 def parse_block(block: int | str) -> BlockSize:
@@ -28,7 +41,7 @@ def parse_block(block: int | str) -> BlockSize:
     """
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(block))
     if not match:
-        raise UserError(f"block={block}: must be a side or ROWSxCOLUMNS, such as 4 or 8x2")
+        raise UserError(f"block={block}: {_BLOCK}")
     rows, columns = match[1], match[2] or match[1]
     return int(rows), int(columns)
 
@@ -91,9 +104,11 @@ def scale_blocks_(weight_OI: Tensor, factor_RC: Tensor, block: BlockSize) -> Non
     as_grid(weight_OI, block).mul_(factor_RC[:, None, :, None])
 
 
-def best_blocks(score_RC: Tensor, share: float) -> Tensor:
-    """Flat indices of the blocks with the highest scores: `share` of them, rounded up, at least one."""
-    return score_RC.flatten().topk(max(1, math.ceil(share * score_RC.numel()))).indices
+def best_blocks(score_RC: Tensor, max_sparsity: float) -> Tensor:
+    """Flat indices of the blocks with the highest scores that a matrix keeps at least, one or more."""
+    # Rounded, because 100 blocks of which 99 % may go leave 1.0000000000000009 of them.
+    least = math.ceil(round((1 - max_sparsity) * score_RC.numel(), 6))
+    return score_RC.flatten().topk(max(1, least)).indices
 
 
 def quantile(values: Iterable[Tensor], fraction: float) -> float:

@@ -120,7 +120,9 @@ class Checkpoints(pl.Callback):
             self._random_states = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.is_last_batch or trainer.global_step >= trainer.estimated_stepping_batches:
+        if trainer.global_step >= trainer.estimated_stepping_batches:
+            trainer.should_stop = True  # so that Lightning validates, in mid-epoch too
+        if trainer.is_last_batch or trainer.should_stop:
             return  # the epoch's end saves; a run that went on from here would leave out its validation
         due = trainer.is_global_zero and time.monotonic() - self._saved_at > self.every_seconds
         if ranks.any_rank(due or self.stop.asked is not None, trainer.strategy.root_device):

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, create_model
 from torch import nn
 
+from blocksparse_rnn.blocks import BlockSetting
 from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import WEIGHTS_OF, source_of
@@ -31,6 +32,13 @@ PACKAGE = "blocksparse_rnn"
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
+_NAMED_BY = {
+    "hidden_size": "width",
+    **{name: name for name in ("block", "target_sparsity", "q", "skip_zeros")},
+}
+"""Keys of nodes -> the settings that they take their values from."""
+
+
 class Settings(BaseModel):
     """Top-level settings of a training; the nodes' own keys are checked against their constructors."""
 
@@ -38,7 +46,7 @@ class Settings(BaseModel):
 
     width: PositiveInt
     batch: PositiveInt
-    seed: NonNegativeInt
+    seed: int = Field(ge=0, lt=2**32)  # numpy takes no larger one
     alphabet: str
     text: dict[str, Any] | None
     augment: dict[str, Any] | None
@@ -49,7 +57,7 @@ class Settings(BaseModel):
     sweep: str | None
     weights: str | None
     start_from: str | None
-    block: int | str
+    block: BlockSetting
     target_sparsity: float | None
     q: str
     skip_zeros: bool | None
@@ -143,7 +151,7 @@ def settings_problems(settings: dict[str, Any]) -> list[str]:
     # A node that refers to a top-level value would repeat its mistake.
     problems = [p for p in problems if not any(p.endswith(f".{other}") for other in problems)]
     # Ranges that only a constructor knows; it may rely on types, so those come first.
-    return problems or list(dict.fromkeys(_construction_problems(settings)))
+    return problems or [*_contradictions(settings), *dict.fromkeys(_construction_problems(settings))]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -209,6 +217,14 @@ def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]
                 yield f"{path}={problem['input']}: {message}"
 
 
+def _contradictions(settings: dict[str, Any]) -> Iterator[str]:
+    """Nodes that were given another value than the top-level setting by which a run is named and compared."""
+    for name, node in _nodes({key: settings[key] for key in ("model", "sparsifier")}):
+        for key, top in _NAMED_BY.items():
+            if key in node and node[key] != settings[top]:
+                yield f"{name}.{key}={node[key]}: differs from {top}={settings[top]}; set {top} alone"
+
+
 def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
     """What the constructors of the light-weight parts refuse. Weights are not allocated."""
     attempts: list[Callable[[], Any]] = [
@@ -233,3 +249,5 @@ def _check_blocks(settings: dict[str, Any]) -> None:
         sparsifier.check(model)
         if sparsifier.skip_zeros:
             check_skipping(sparsifier.block)
+    if settings["skip_zeros"] and settings["sparsifier"]["name"] == "gl":
+        raise UserError("skip_zeros=true: a lasso alone never ends pruning; take sparsifier=bp or glp")

@@ -68,6 +68,7 @@ def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, A
     devices = settings["trainer"]["devices"]
     if ranks.launched():
         _check_ranks(devices)
+    _check_gpus(settings["trainer"]["accelerator"], devices)
     if ranks.rank():
         run = FollowedRun(run.path)
     alone = devices == 1 or ranks.launched()
@@ -97,6 +98,16 @@ def _check_ranks(devices: int) -> None:
     if devices != here:
         raise UserError(
             f"trainer.devices={devices}: {here} processes were started on this machine; set trainer.devices={here}"
+        )
+
+
+def _check_gpus(accelerator: str, devices: int) -> None:
+    """Hold the settings against this machine: the one that trains, not the one that plans a sweep."""
+    found = torch.cuda.device_count()
+    if _on_gpu(accelerator) and devices > found:
+        raise UserError(
+            f"trainer.accelerator={accelerator}, trainer.devices={devices}: this machine has {found} GPUs; "
+            "set trainer.accelerator=cpu or fewer devices"
         )
 
 
@@ -130,6 +141,9 @@ def _train(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict
 def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
     pl.seed_everything(settings["seed"], verbose=False)
     recogniser = build_recogniser(settings)
+    if ranks.rank():
+        # Else all would mask the same of their utterances. Not by torch alone: Lightning seeds again as it starts.
+        pl.seed_everything(settings["seed"] + ranks.rank(), verbose=False)
     data = load_data(settings, recogniser, run)
     if settings.get("weights"):
         return retest(settings, run, recogniser, data)
@@ -233,7 +247,7 @@ def make_trainer(
     accelerator: Literal["auto", "cpu", "gpu"],
     devices: PositiveInt,
     strategy: Literal["auto", "ddp"],
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"],
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"],
     clip: NonNegativeFloat,
     max_skipped: NonNegativeInt,
     log_every: PositiveInt,

@@ -10,11 +10,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.export import load_run
 from blocksparse_rnn.runs import RunFolder, identity, run_name
-from blocksparse_rnn.training import build_recogniser, load_data, quieten_lightning
+from blocksparse_rnn.training import load_data, quieten_lightning
 
 _RATE_TOLERANCE = 2e-3
 """Error rates may differ by this much on another machine or number of threads, which rounds otherwise."""
@@ -37,13 +37,11 @@ def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str
     result = run.result()
     if result is None:
         raise UserError(f"{path}: is not finished (it has no result.json); the same command goes on with it")
-    settings = run.settings()
+    settings, recogniser = load_run(path)
     yield _equal("settings", identity(settings), result.get("identity"))
     yield _equal("name", run.path.name, run_name(settings))
-    weights = load_weights(run.best)
-    yield "weights", all(bool(torch.isfinite(w).all()) for w in weights.values()), "are finite"
-    recogniser = build_recogniser(settings)
-    recogniser.load_state_dict(weights)
+    weights = recogniser.state_dict().values()
+    yield "weights", all(bool(torch.isfinite(w).all()) for w in weights), "are finite"
     counts = count_parameters(recogniser.model, settings["prunable"])
     zeros = count_zeros(recogniser.model, settings["prunable"])
     said = result["parameters"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blocksparse_rnn import ranks
-from blocksparse_rnn.blocks import best_blocks, block_max, expand, quantile
+from blocksparse_rnn.blocks import BlockSetting, best_blocks, block_max, expand, quantile
 from blocksparse_rnn.counts import Matrix
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.schedule import CubicSchedule, PaperSchedule, Steps
@@ -55,7 +55,7 @@ class BlockPruning(Sparsifier):
         self,
         context: Context,
         *,
-        block: int | str,
+        block: BlockSetting,
         target_sparsity: float | None,
         q: str,
         size_exponent: float | None,
@@ -133,11 +133,8 @@ class BlockPruning(Sparsifier):
             print(f"warning: {self._outcome}", file=sys.stderr)
         else:
             self._outcome = f"unfinished: ends at step {self.steps.updates[-1]}"
-        self.masks = {
-            m.name: torch.ones(grid.shape, dtype=torch.bool, device=m.weight.device)
-            for m in matrices
-            for grid in [block_max(m.weight.detach(), self.block)]
-        }
+        # All of random weights; of those of a pruned run what it has left.
+        self.masks = {m.name: block_max(m.weight.detach(), self.block) > 0 for m in matrices}
         if self._restored is not None:
             self._restore(self._restored, matrices)
         elif self.steps is not None and self.target_sparsity is None:
@@ -151,9 +148,8 @@ class BlockPruning(Sparsifier):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         # Before the gradient is clipped: what can't change must not shrink the steps of the rest.
-        if self.last_update:
-            gradients = [m.weight.grad for m in self.matrices(recogniser.model)]
-            torch._foreach_mul_(gradients, self._weight_masks)  # type: ignore[arg-type]
+        gradients = [m.weight.grad for m in self.matrices(recogniser.model)]
+        torch._foreach_mul_(gradients, self._weight_masks)  # type: ignore[arg-type]
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         itr = trainer.global_step
@@ -172,6 +168,13 @@ class BlockPruning(Sparsifier):
         if itr == self.steps.updates[-1]:
             self._outcome = f"finished at step {itr}"
 
+    def on_train_end(self, trainer: pl.Trainer, recogniser: Any) -> None:
+        if self._outcome.startswith("unfinished"):
+            print(
+                f"warning: pruning is {self._outcome}, and training ended at {trainer.global_step}",
+                file=sys.stderr,
+            )
+
     # The mathematics.
 
     @torch.no_grad()
@@ -189,8 +192,13 @@ class BlockPruning(Sparsifier):
             for kind, q in self.q.items():
                 self.thresholds[kind] = self.schedule.threshold(itr, self.steps, q) * self.size_factor
         else:
+            # Where the guards keep more than the target would leave, the rest goes, in steps as ever.
+            highest = max(float(score_RC.max()) for score_RC in scores.values())
             self.thresholds["score"] = self.schedule.cut(
-                itr, self.steps, self.target_sparsity, lambda share: quantile(guarded.values(), share)
+                itr,
+                self.steps,
+                self.target_sparsity,
+                lambda share: min(quantile(guarded.values(), share), highest),
             )
         for m in matrices:
             threshold = self.thresholds[m.type if self.target_sparsity is None else "score"]
@@ -202,7 +210,7 @@ class BlockPruning(Sparsifier):
 
     def _guard(self, score_RC: Tensor) -> Tensor:
         """Scores that no threshold exceeds for a matrix's best blocks, so that it doesn't collapse."""
-        best = best_blocks(score_RC, 1 - self.max_sparsity)
+        best = best_blocks(score_RC, self.max_sparsity)
         return score_RC.flatten().index_fill(0, best, math.inf).view_as(score_RC)
 
     @torch.no_grad()

@@ -5,7 +5,6 @@ Loss = CTC + lambda_g * sum over blocks of ||w_block||_2. Source: Narang, Unders
 Lin's group lasso, "Model selection and estimation in regression with grouped variables", 2006.
 """
 
-import math
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blocksparse_rnn import ranks
-from blocksparse_rnn.blocks import best_blocks, block_max, block_norm, scale_blocks_
+from blocksparse_rnn.blocks import BlockSetting, best_blocks, block_max, block_norm, scale_blocks_
 from blocksparse_rnn.counts import Matrix
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
@@ -41,7 +40,7 @@ class GroupLasso(Sparsifier):
         self,
         context: Context,
         *,
-        block: int | str,
+        block: BlockSetting,
         lambda_g: float,
         max_sparsity: float,
         form: Literal["proximal", "loss"],
@@ -66,15 +65,17 @@ class GroupLasso(Sparsifier):
             recogniser.penalties.append(("group_lasso", lambda: self.penalty(recogniser.model)))
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
-        if self.form != "proximal":
-            return
         matrices = self.matrices(recogniser.model)
-        groups = {p: g for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
-        if matrices[0].weight.grad is not None:  # else a step that changed no weight
-            rates = [groups[m.weight]["lr"] for m in matrices]
+        left_out = matrices[0].weight.grad is None  # a step that changed no weight
+        if self.form == "proximal" and not left_out:
+            rates = [group["lr"] for group in _groups(trainer, matrices)]
             recogniser.log("train/group_lasso", self.shrink(matrices, rates))
-        if trainer.global_step >= trainer.estimated_stepping_batches:
-            self.drop(matrices, [_highest_rate(groups[m.weight]) for m in matrices])
+
+    def on_validation_start(self, trainer: pl.Trainer, recogniser: Any) -> None:
+        # After the last step, or the last that the clock allows.
+        if self.form == "proximal" and trainer.should_stop:
+            matrices = self.matrices(recogniser.model)
+            self.drop(matrices, [_highest_rate(group) for group in _groups(trainer, matrices)])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: Any) -> None:
         matrices = self.matrices(recogniser.model)
@@ -117,12 +118,17 @@ class GroupLasso(Sparsifier):
         """
         kept = torch.stack([(factor_RC > 0).count_nonzero() for factor_RC in factors.values()]).tolist()
         for (name, norm_RC), alive in zip(norms.items(), kept, strict=True):
-            least = math.ceil((1 - self.max_sparsity) * norm_RC.numel())
-            if alive < least:
-                best = best_blocks(norm_RC, 1 - self.max_sparsity)
+            best = best_blocks(norm_RC, self.max_sparsity)
+            if alive < len(best):
                 factor = factors[name].view(-1)
                 factor[best] = factor[best].where(factor[best] > 0, 1.0)
                 self.warn_spared(name, "a smaller lambda_g")
+
+
+def _groups(trainer: pl.Trainer, matrices: list[Matrix]) -> list[dict[str, Any]]:
+    """The optimizer's group of each matrix."""
+    groups = {p: group for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
+    return [groups[m.weight] for m in matrices]
 
 
 def _highest_rate(group: dict[str, Any]) -> float:
