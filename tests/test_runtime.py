@@ -209,6 +209,33 @@ def test_several_python_threads_may_multiply_at_once():
             lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 1])),
             "do not fit",
         ),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([-1]), torch.tensor([0, 1, 1])),
+            "beyond",
+        ),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 10**9, 1])),
+            "do not fit",
+        ),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0, 1]), torch.tensor([0, 1, 2])),
+            "do not fit",
+        ),
+        (
+            lambda: BlockSparse((4, 4), torch.ones(1, 4, 4).half(), torch.tensor([0]), torch.tensor([0, 1])),
+            "float16 without scales",
+        ),
+        (
+            lambda: BlockSparse((4, 4), torch.ones(1, 4, 4).char(), torch.tensor([0]), torch.tensor([0, 1])),
+            "int8 without scales",
+        ),
+        (
+            lambda: BlockSparse(
+                *((4, 4), torch.ones(1, 4, 4).char(), torch.tensor([0]), torch.tensor([0, 1])), torch.ones(3)
+            ),
+            "scales for a matrix of 4 rows",
+        ),
+        (lambda: BlockSparse.from_dense(torch.ones(8, 0), (4, 4)), "each side must be at least 1"),
     ],
 )
 def test_shapes_that_do_not_fit_are_one_line(action, words):

@@ -19,7 +19,7 @@ from blocksparse_rnn.data.manifest import Utterance, read_manifest
 from blocksparse_rnn.decode import GreedyDecoder
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
-from blocksparse_rnn.runtime.file import read_network
+from blocksparse_rnn.runtime.file import UNFIT, first_line, read_network
 from blocksparse_rnn.runtime.network import Network, NetworkStream
 from blocksparse_rnn.text import Alphabet
 
@@ -319,9 +319,9 @@ def _from_file(path: Path) -> _Loaded:
         features.mean_F.copy_(export.tensors["features.mean"])
         features.std_F.copy_(export.tensors["features.std"])
         return _Loaded(features, export.network, Alphabet(export.about["alphabet"]), GreedyDecoder())
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNFIT as error:
         raise UserError(
-            f"{path}: its features or alphabet don't fit: {error}; export the run again"
+            f"{path}: its features or alphabet don't fit: {first_line(error)}; export the run again"
         ) from None
 
 

@@ -26,7 +26,11 @@ _MOST_COLUMNS = 1 << 16
 
 @dataclass(frozen=True)
 class BlockSparse:
-    """A block-sparse matrix (O, I) in rows of blocks (BSR)."""
+    """A block-sparse matrix (O, I) in rows of blocks (BSR).
+
+    Raises:
+        UserError: parts that don't fit each other; native code trusts what passes.
+    """
 
     shape: tuple[int, int]
     values_NRC: Tensor
@@ -41,13 +45,32 @@ class BlockSparse:
 
     def __post_init__(self) -> None:
         rows, columns = self.block
+        if min(*self.shape, *self.block) < 1:
+            raise UserError(
+                f"a matrix of {self.shape} in blocks of {self.block}: each side must be at least 1"
+            )
         check_block(self.block, {"the matrix": self.shape})
         if self.shape[1] // columns > _MOST_COLUMNS:
             raise UserError(f"{self.shape[1]} columns: {_MOST_COLUMNS} blocks of {columns} at most")
-        if len(self.row_pointer) != self.shape[0] // rows + 1 or self.row_pointer[-1] != len(self.columns_N):
+        # As int64: a difference of int32 pointers may overflow, and a negative column must stay one.
+        pointer, columns_N = self.row_pointer.long(), self.columns_N.long()
+        if not (
+            tuple(pointer.shape) == (self.shape[0] // rows + 1,)
+            and tuple(columns_N.shape) == (len(self.values_NRC),)
+            and (int(pointer[0]), int(pointer[-1])) == (0, len(columns_N))
+            and bool((pointer[1:] >= pointer[:-1]).all())
+        ):
             raise UserError("a block-sparse matrix's row pointers do not fit its rows and blocks")
-        if len(self.columns_N) and int(self.columns_N.max()) >= self.shape[1] // columns:
+        if bool(((columns_N < 0) | (columns_N >= self.shape[1] // columns)).any()):
             raise UserError("a block-sparse matrix has a block beyond its last column")
+        dtype, scale_O = self.values_NRC.dtype, self.row_scale_O
+        if dtype not in _FORMATS or (scale_O is not None) != (dtype == torch.int8):
+            raise UserError(
+                f"a block-sparse matrix holds float32, bfloat16, or int8 with a scale for each row, not {dtype} "
+                f"{'without' if scale_O is None else 'with'} scales"
+            )
+        if scale_O is not None and tuple(scale_O.shape) != self.shape[:1]:
+            raise UserError(f"{tuple(scale_O.shape)} scales for a matrix of {self.shape[0]} rows")
         if rows == columns and rows in NATIVE_BLOCKS and native() is not None:
             object.__setattr__(self, "_handle", _Handle(self))
 
