@@ -236,6 +236,12 @@ def test_several_python_threads_may_multiply_at_once():
             "scales for a matrix of 4 rows",
         ),
         (lambda: BlockSparse.from_dense(torch.ones(8, 0), (4, 4)), "each side must be at least 1"),
+        (lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8), 0), "threads=0"),
+        (lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8), -1), "threads=-1"),
+        (
+            lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8, device="meta")),
+            "computes on the CPU, not on meta",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_one_line(action, words):
@@ -253,6 +259,38 @@ def test_sequences_that_do_not_fit_are_one_line():
     ]:
         with pytest.raises(UserError, match=words):
             gru_layer(w, u, bias, frames, sizes)
+    frames, one = torch.ones(1, 8), BlockSparse.from_dense(torch.eye(8), (4, 4))
+    for threads, device, words in [(0, "cpu", "threads=0"), (1, "meta", "computes on the CPU, not on meta")]:
+        with pytest.raises(UserError, match=words):
+            gru_layer(w, u, torch.ones(96), torch.ones(3, 32, device=device), [2, 1], threads=threads)
+        with pytest.raises(UserError, match=words):
+            rnn_layer(one, one, one, torch.ones(8), frames.to(device), [1], threads)
+        with pytest.raises(UserError, match=words):
+            one.gradient(frames, frames.to(device), threads)
+
+
+@pytest.mark.skipif(bsr.native() is None, reason="needs a C++ compiler")
+def test_where_no_thread_can_be_had_it_is_an_exception():
+    """In a process of its own, which gets no memory for a thousand stacks."""
+    program = (
+        "import resource, torch; from blocksparse_rnn.runtime.bsr import BlockSparse\n"
+        "m = BlockSparse.from_dense(torch.eye(64), (4, 4))\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4096 * pages + 2**30, resource.RLIM_INFINITY))\n"
+        "try: m.product(torch.ones(1, 64), threads=1000)\n"
+        "except MemoryError as error: print(error)\n"
+        "print(float(m.product(torch.ones(1, 64)).sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "the block-sparse runtime got no memory, or no thread\n64.0\n", done.stderr
+
+
+def test_sources_ask_for_nothing_that_gcc_11_lacks():
+    """Distributions that are still supported have it, and it has no such builtin."""
+    folder = Path(library.__file__).parent
+    assert not [
+        name for name in library._SOURCES if "__builtin_shufflevector(" in (folder / name).read_text()
+    ]
 
 
 def multiply_in_a_process(cache, **environment):

@@ -131,13 +131,14 @@ class BlockSparse:
         """y = x times the transposed matrix: (B, I) -> (B, O), float32.
 
         Raises:
-            UserError: the vectors don't have as many values as the matrix has columns.
+            UserError: the vectors don't have as many values as the matrix has columns, or lie on a GPU; no threads.
         """
         if x_BI.ndim != 2 or x_BI.shape[1] != self.shape[1]:
             raise UserError(
                 f"a product with a matrix of {self.shape[1]} columns takes vectors of as many values, "
                 f"not {tuple(x_BI.shape)}"
             )
+        check_native(threads, x_BI)
         if self._handle is None:
             return self._torch_product(x_BI.float())
         x_BI = x_BI.float().contiguous()
@@ -153,8 +154,12 @@ class BlockSparse:
             grad_NO: gradient of y, a row for each vector.
             x_NI: the vectors.
             threads: of the native kernels, without which there is none.
+
+        Raises:
+            UserError: vectors on a GPU; no threads.
         """
         assert self._handle is not None
+        check_native(threads, grad_NO, x_NI)
         grad_NO, x_NI = grad_NO.float().contiguous(), x_NI.float().contiguous()
         assert (len(x_NI), *self.shape) == (len(grad_NO), grad_NO.shape[1], x_NI.shape[1])
         values_NRC = torch.empty(self.values_NRC.shape)
@@ -182,10 +187,23 @@ class BlockSparse:
             return self.to_dense().to_sparse_csr()
 
 
+def check_native(threads: int, *tensors: Tensor) -> None:
+    """Check what native code takes at its word: how many threads it has, and that tensors are in memory.
+
+    Raises:
+        UserError: they aren't, or there is no thread.
+    """
+    if threads < 1:
+        raise UserError(f"threads={threads}: must be at least 1")
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            raise UserError(f"the block-sparse runtime computes on the CPU, not on {tensor.device}")
+
+
 def check_memory(status: int) -> None:
     """Raise what a native function's status means."""
     if status:
-        raise MemoryError("the block-sparse runtime got no memory")
+        raise MemoryError("the block-sparse runtime got no memory, or no thread")
 
 
 class _Handle:
@@ -198,6 +216,7 @@ class _Handle:
         columns_N = matrix.columns_N.to(torch.uint16).contiguous()
         row_pointer = matrix.row_pointer.int().contiguous()
         scale_O = torch.ones(1) if matrix.row_scale_O is None else matrix.row_scale_O.float().contiguous()
+        check_native(1, values_NRC, columns_N, row_pointer, scale_O)
         self.library: ctypes.CDLL = library
         self.pointer = library.bsr_create(
             *(_FORMATS[values_NRC.dtype], *matrix.shape, matrix.block[0]),
