@@ -1,6 +1,7 @@
 """The block-sparse runtime against float64, for every block, number format and way of computing."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -319,6 +320,61 @@ def test_without_a_compiler_or_with_one_that_fails_torch_serves(tmp_path):
         assert out == "False 8.0\n"
         assert words in err
         assert err.count("\n") == (1 if words else 0)
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """A cache that has the library and can't be written: nothing may be compiled."""
+    if bsr.native() is None:
+        pytest.skip("needs a C++ compiler")
+    cache = tmp_path / "blocksparse-rnn"
+    cache.mkdir()
+    source = Path(library.load(VARIANTS[-1])._name)
+    shutil.copy(source, cache)
+    (cache / "lock").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_compile", lambda *_: pytest.fail("compiles"))
+    return cache / source.name
+
+
+def test_a_cache_that_can_only_be_read_serves(compiled, monkeypatch):
+    assert library.load(VARIANTS[-1])._name == str(compiled)
+    monkeypatch.setenv("CXX", f"env {library._compiler()[0]}")
+    assert library.load(VARIANTS[-1])._name == str(compiled)
+
+
+def test_without_a_compiler_what_was_compiled_before_serves(compiled, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert library.load(VARIANTS[-1])._name == str(compiled)
+    compiled.unlink()
+    with pytest.raises(UserError, match="does not run"):
+        library.load(VARIANTS[-1])
+
+
+def test_where_nothing_can_be_kept_or_loaded_it_is_one_line(monkeypatch, tmp_path):
+    def fails(*_):
+        raise error
+
+    for name, error in [
+        ("tempfile.TemporaryDirectory", FileNotFoundError("no temporary folder")),
+        ("_open", OSError("noexec")),
+    ]:
+        with monkeypatch.context() as patch:
+            (tmp_path / "file").write_text("")
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+            patch.setattr(library, "_version", lambda _: "1")
+            patch.setattr(library, "_compile", lambda path, _: path)
+            patch.setattr(f"blocksparse_rnn.runtime.library.{name}", fails)
+            with pytest.raises(UserError, match=f"^runtime: no place to compile into .*{error}"):
+                library.load(VARIANTS[-1])
+    error = RuntimeError("Could not determine home directory.")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fails)
+    with pytest.raises(UserError, match=r"^runtime: no place to keep it"):
+        library.load(VARIANTS[-1])
+    monkeypatch.setenv("CXX", "g++ '")
+    with pytest.raises(UserError, match=r"^runtime: CXX=g.. ': No closing quotation"):
+        library._compiler()
 
 
 @pytest.mark.slow

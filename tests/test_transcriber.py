@@ -339,6 +339,14 @@ def test_mistakes_of_an_export_are_one_line(gru, tmp_path, monkeypatch, argument
     assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
 
 
+def test_a_name_that_is_no_utf_8_is_printed_as_it_is():
+    program = (
+        "import os; from blocksparse_rnn import cli; cli.run(lambda: print(os.fsdecode(b'caf\\xe9.wav')))"
+    )
+    done = subprocess.run([sys.executable, "-X", "utf8", "-c", program], capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"caf\xe9.wav\n"), done.stderr
+
+
 def test_the_programs_themselves(gru, audio, tmp_path):
     """A run is exported, the file listens to a pipe, and ends quietly when nobody reads."""
 
