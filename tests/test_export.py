@@ -99,6 +99,14 @@ def test_dense_models_take_the_largest_block_that_fits(width_and_block):
     assert largest_error(network(features), reference(model, features)) < 1e-5
 
 
+@pytest.mark.parametrize(("block", "kept"), [((32, 32), (16, 16)), ((64, 8), (32, 8)), ((12, 12), (4, 4))])
+def test_where_a_block_does_not_divide_every_matrix_its_largest_part_that_does_serves(block, kept):
+    model, features = pruned_model("gru"), utterances(20)  # inputs of 80 and of 32
+    network = as_network(model, FEATURES, block)
+    assert network.fc_HH.block == kept
+    assert largest_error(network(features), reference(model, features)) < 2e-5
+
+
 def test_batch_norm_folds_into_the_layer_before():
     norm = nn.BatchNorm1d(6).eval()
     norm.weight.data.normal_()
