@@ -81,6 +81,15 @@ def test_a_run_that_is_none_is_refused_before_anything_is_measured(tmp_path):
         )
 
 
+def test_where_rows_cannot_be_written_nothing_is_measured(tmp_path):
+    (tmp_path / "file").write_text("")
+    for json_file, words in [(tmp_path, "is a folder"), (tmp_path / "file" / "rows.json", "cannot write")]:
+        with pytest.raises(UserError, match=words):
+            run.run_benchmarks(
+                quick=True, only="products", threads=1, seconds=1, runs=[], json=json_file, out=None
+            )
+
+
 def test_a_rival_that_computes_something_else_ends_it(small, tmp_path, monkeypatch):
     wrong = Rival("wrong", "fp32", lambda: torch.zeros(1, 64))
     monkeypatch.setattr(products, "sparse_rivals", lambda *_: iter([wrong]))

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,29 @@ def test_programs_answer_mistakes_without_a_traceback(program, arguments, messag
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("runs", "code"), [(["bad"], 2), (["bad", "good"], 1), (["false", "good"], 1), (["good"], 0)]
+)
+def test_verify_goes_on_where_a_run_cannot_be_checked(runs, code, monkeypatch, capsys):
+    def verify(run, test):
+        yield "settings", run != "false", run
+        if run == "bad":
+            raise UserError("bad: is not finished")
+
+    program = runpy.run_path(str(SRC / "verify.py"))["program"]
+    monkeypatch.setitem(program.__globals__, "verify", verify)
+    monkeypatch.setattr(sys, "argv", ["verify.py", *runs])
+    if code:
+        with pytest.raises(SystemExit) as ended:
+            program()
+        assert ended.value.code == code
+    else:
+        program()
+    printed = capsys.readouterr()
+    assert printed.out.count("settings: ") == len(runs)
+    assert printed.err == "  error: bad: is not finished\n" * ("bad" in runs)
 
 
 def test_a_mistake_found_while_training_is_one_line_and_nothing_else(tmp_path):

@@ -99,6 +99,14 @@ def test_dense_models_take_the_largest_block_that_fits(width_and_block):
     assert largest_error(network(features), reference(model, features)) < 1e-5
 
 
+@pytest.mark.parametrize(("block", "kept"), [((32, 32), (16, 16)), ((64, 8), (32, 8)), ((12, 12), (4, 4))])
+def test_where_a_block_does_not_divide_every_matrix_its_largest_part_that_does_serves(block, kept):
+    model, features = pruned_model("gru"), utterances(20)  # inputs of 80 and of 32
+    network = as_network(model, FEATURES, block)
+    assert network.fc_HH.block == kept
+    assert largest_error(network(features), reference(model, features)) < 2e-5
+
+
 def test_batch_norm_folds_into_the_layer_before():
     norm = nn.BatchNorm1d(6).eval()
     norm.weight.data.normal_()
@@ -216,6 +224,22 @@ def test_what_was_changed_or_is_newer_is_refused(exported, tmp_path, change, wor
         lambda c: c.metadata.update(network=c.metadata["network"].replace("[96,32]", "[96,64]")),
         lambda c: c.metadata.update(network=c.metadata["network"].replace('"gru"', '"rnn"')),
         lambda c: c.metadata.update(network="[]"),
+        lambda c: c.metadata.update(
+            network=c.metadata["network"].replace('"matrices":{', '"matrices":[1],"x":{')
+        ),
+        lambda c: c.metadata.update(network=c.metadata["network"].replace("[[2,2]", "[[0,0]")),
+        lambda c: c.metadata.update(network=c.metadata["network"].replace("[[2,2]", "[[2]")),
+        # Each difference overflows to something positive.
+        lambda c: c.tensors["row_pointers"][1:4].copy_(torch.tensor([2**31 - 1, -(2**31), -1])),
+        lambda c: c.tensors.update(row_pointers=c.tensors["row_pointers"][:, None]),
+        lambda c: c.tensors.update(block_columns=torch.full_like(c.tensors["block_columns"].int(), -1)),
+        lambda c: c.tensors.update(block_columns=c.tensors["block_columns"].float() * torch.nan),
+        lambda c: c.tensors.update(blocks=c.tensors["blocks"].float()),
+        lambda c: c.tensors.update(blocks=c.tensors["blocks"][:, :0, :0].clone()),
+        lambda c: c.tensors.update({"fc.bias": torch.ones(32, 2)}),
+        lambda c: c.tensors.update({"convolution.0.bias": torch.ones(8, 2)}),
+        lambda c: c.tensors.update({"recurrent.1.bias": torch.ones(95)}),
+        lambda c: c.tensors.update({"output.weight": c.tensors["output.weight"][0].clone()}),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_even_with_a_checksum(exported, tmp_path, change):
@@ -228,6 +252,12 @@ def test_parts_that_do_not_fit_are_refused_even_with_a_checksum(exported, tmp_pa
 
     path = rewritten(exported, tmp_path / "m", sign)
     refusal(path)
+
+
+def test_a_single_number_may_go_along(tmp_path):
+    network = as_network(pruned_model("gru"), FEATURES, (4, 4))
+    write_network(tmp_path / "m", network, "fp32", ABOUT, {"temperature": torch.tensor(2.0)})
+    assert read_network(tmp_path / "m").tensors["temperature"] == 2
 
 
 def test_a_missing_file_and_other_files_are_one_line(exported, tmp_path):

@@ -1,6 +1,7 @@
 """The block-sparse runtime against float64, for every block, number format and way of computing."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -209,6 +210,39 @@ def test_several_python_threads_may_multiply_at_once():
             lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 1])),
             "do not fit",
         ),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([-1]), torch.tensor([0, 1, 1])),
+            "beyond",
+        ),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 10**9, 1])),
+            "do not fit",
+        ),
+        (
+            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0, 1]), torch.tensor([0, 1, 2])),
+            "do not fit",
+        ),
+        (
+            lambda: BlockSparse((4, 4), torch.ones(1, 4, 4).half(), torch.tensor([0]), torch.tensor([0, 1])),
+            "float16 without scales",
+        ),
+        (
+            lambda: BlockSparse((4, 4), torch.ones(1, 4, 4).char(), torch.tensor([0]), torch.tensor([0, 1])),
+            "int8 without scales",
+        ),
+        (
+            lambda: BlockSparse(
+                *((4, 4), torch.ones(1, 4, 4).char(), torch.tensor([0]), torch.tensor([0, 1])), torch.ones(3)
+            ),
+            "scales for a matrix of 4 rows",
+        ),
+        (lambda: BlockSparse.from_dense(torch.ones(8, 0), (4, 4)), "each side must be at least 1"),
+        (lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8), 0), "threads=0"),
+        (lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8), -1), "threads=-1"),
+        (
+            lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8, device="meta")),
+            "computes on the CPU, not on meta",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_one_line(action, words):
@@ -226,6 +260,38 @@ def test_sequences_that_do_not_fit_are_one_line():
     ]:
         with pytest.raises(UserError, match=words):
             gru_layer(w, u, bias, frames, sizes)
+    frames, one = torch.ones(1, 8), BlockSparse.from_dense(torch.eye(8), (4, 4))
+    for threads, device, words in [(0, "cpu", "threads=0"), (1, "meta", "computes on the CPU, not on meta")]:
+        with pytest.raises(UserError, match=words):
+            gru_layer(w, u, torch.ones(96), torch.ones(3, 32, device=device), [2, 1], threads=threads)
+        with pytest.raises(UserError, match=words):
+            rnn_layer(one, one, one, torch.ones(8), frames.to(device), [1], threads)
+        with pytest.raises(UserError, match=words):
+            one.gradient(frames, frames.to(device), threads)
+
+
+@pytest.mark.skipif(bsr.native() is None, reason="needs a C++ compiler")
+def test_where_no_thread_can_be_had_it_is_an_exception():
+    """In a process of its own, which gets no memory for a thousand stacks."""
+    program = (
+        "import resource, torch; from blocksparse_rnn.runtime.bsr import BlockSparse\n"
+        "m = BlockSparse.from_dense(torch.eye(64), (4, 4))\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4096 * pages + 2**30, resource.RLIM_INFINITY))\n"
+        "try: m.product(torch.ones(1, 64), threads=1000)\n"
+        "except MemoryError as error: print(error)\n"
+        "print(float(m.product(torch.ones(1, 64)).sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "the block-sparse runtime got no memory, or no thread\n64.0\n", done.stderr
+
+
+def test_sources_ask_for_nothing_that_gcc_11_lacks():
+    """Distributions that are still supported have it, and it has no such builtin."""
+    folder = Path(library.__file__).parent
+    assert not [
+        name for name in library._SOURCES if "__builtin_shufflevector(" in (folder / name).read_text()
+    ]
 
 
 def multiply_in_a_process(cache, **environment):
@@ -254,6 +320,61 @@ def test_without_a_compiler_or_with_one_that_fails_torch_serves(tmp_path):
         assert out == "False 8.0\n"
         assert words in err
         assert err.count("\n") == (1 if words else 0)
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """A cache that has the library and can't be written: nothing may be compiled."""
+    if bsr.native() is None:
+        pytest.skip("needs a C++ compiler")
+    cache = tmp_path / "blocksparse-rnn"
+    cache.mkdir()
+    source = Path(library.load(VARIANTS[-1])._name)
+    shutil.copy(source, cache)
+    (cache / "lock").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_compile", lambda *_: pytest.fail("compiles"))
+    return cache / source.name
+
+
+def test_a_cache_that_can_only_be_read_serves(compiled, monkeypatch):
+    assert library.load(VARIANTS[-1])._name == str(compiled)
+    monkeypatch.setenv("CXX", f"env {library._compiler()[0]}")
+    assert library.load(VARIANTS[-1])._name == str(compiled)
+
+
+def test_without_a_compiler_what_was_compiled_before_serves(compiled, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert library.load(VARIANTS[-1])._name == str(compiled)
+    compiled.unlink()
+    with pytest.raises(UserError, match="does not run"):
+        library.load(VARIANTS[-1])
+
+
+def test_where_nothing_can_be_kept_or_loaded_it_is_one_line(monkeypatch, tmp_path):
+    def fails(*_):
+        raise error
+
+    for name, error in [
+        ("tempfile.TemporaryDirectory", FileNotFoundError("no temporary folder")),
+        ("_open", OSError("noexec")),
+    ]:
+        with monkeypatch.context() as patch:
+            (tmp_path / "file").write_text("")
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+            patch.setattr(library, "_version", lambda _: "1")
+            patch.setattr(library, "_compile", lambda path, _: path)
+            patch.setattr(f"blocksparse_rnn.runtime.library.{name}", fails)
+            with pytest.raises(UserError, match=f"^runtime: no place to compile into .*{error}"):
+                library.load(VARIANTS[-1])
+    error = RuntimeError("Could not determine home directory.")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fails)
+    with pytest.raises(UserError, match=r"^runtime: no place to keep it"):
+        library.load(VARIANTS[-1])
+    monkeypatch.setenv("CXX", "g++ '")
+    with pytest.raises(UserError, match=r"^runtime: CXX=g.. ': No closing quotation"):
+        library._compiler()
 
 
 @pytest.mark.slow

@@ -38,6 +38,14 @@ NOTHING = {
 }
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Those of torch are the process's, and --threads sets them."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 def train_on_tones(tones, folder, *overrides):
     data = [f"data.{split}={path}" for split, path in tones.items()]
     base = ["scale=mini", "data=manifest", "logger=csv", "workers=0", "batch=8", "trainer.accelerator=cpu"]
@@ -226,6 +234,12 @@ def test_silence_and_next_to_nothing_are_a_note(exported, tmp_path, capsys, seco
         ({"audio": [Path("a.wav")], "limit": 0}, "--limit 0: must be at least 1"),
         ({"audio": [Path("a.wav")], "threads": 0}, "--threads 0: must be at least 1"),
         ({"audio": [Path("a.wav")], "chunk": 8}, "--chunk: only with --stream"),
+        ({"audio": [Path("pipe")]}, "pipe: neither a file nor a folder"),
+        ({"stream": True, "chunk": 0}, "chunk=0: must be at least 8 frames"),
+        ({"split": "test"}, "an exported file knows no corpus"),
+        ({"audio": [Path("in.jsonl")], "jsonl": Path("in.jsonl")}, "would replace in.jsonl, which is read"),
+        ({"audio": [Path("in.jsonl")], "jsonl": Path("a.wav")}, "would replace .*a.wav, which is read"),
+        ({"audio": [Path("empty/../in.jsonl")], "jsonl": Path("in.jsonl")}, "would replace"),
         ({"audio": [Path("a.wav")], "stream": True}, "--stream hears standard input"),
         ({}, "nothing to transcribe"),
     ],
@@ -234,9 +248,47 @@ def test_mistakes_are_one_line(exported, tmp_path, monkeypatch, arguments, words
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    os.mkfifo("pipe")
+    (tmp_path / "in.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": ""}\n')
+    before = {path: path.read_bytes() for path in (tmp_path / "a.wav", tmp_path / "in.jsonl")}
     with pytest.raises(UserError, match=words) as error:
         run_cli(**{"model": exported, **arguments})
     assert "\n" not in str(error.value)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_model_is_not_overwritten_by_what_it_hears(exported, audio):
+    before = exported.read_bytes()
+    with pytest.raises(UserError, match="would replace"):
+        run_cli(model=exported, audio=audio, jsonl=exported)
+    assert exported.read_bytes() == before
+
+
+def test_threads_are_those_of_torch_too(exported, audio, monkeypatch):
+    used = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    run_cli(model=exported, audio=audio[:1], threads=3)
+    run_cli(model=exported, audio=audio[:1], threads=None)
+    assert used == [3]
+    with pytest.raises(UserError, match="threads=-1: must be at least 1"):
+        Transcriber(exported, threads=-1)
+
+
+def test_closed_standard_input_is_one_line(exported, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        run_cli(model=exported, stream=True)
+
+
+@pytest.mark.parametrize("wave", [torch.zeros(1, RATE), torch.tensor(0.5), torch.zeros(RATE).short()])
+def test_what_is_no_row_of_floats_is_one_line(exported, wave):
+    transcriber = Transcriber(exported)
+    for hear in (
+        lambda: transcriber.hear([torch.zeros(RATE), wave]),
+        lambda: transcriber.stream().feed(wave),
+    ):
+        with pytest.raises(UserError, match=r"a waveform is one row of floats in \[-1, 1\], not \("):
+            hear()
 
 
 def pcm(wave):
@@ -284,6 +336,10 @@ def test_what_cannot_stream_says_so(exported, gru, rnn, tmp_path):
     folder = changed_run(gru, tmp_path, normalisation="utterance")
     with pytest.raises(UserError, match=r"features\.normalisation=utterance needs the whole utterance"):
         Transcriber(folder).stream()
+    transcriber = Transcriber(exported)
+    transcriber.features.hop_length = transcriber.features.n_fft + 1
+    with pytest.raises(UserError, match=r"features\.hop is longer than a window"):
+        transcriber.stream()
 
 
 def changed_run(run, tmp_path, **features):
@@ -337,6 +393,14 @@ def test_mistakes_of_an_export_are_one_line(gru, tmp_path, monkeypatch, argument
         export_run(run, Path(out), *dtype[1:])
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+def test_a_name_that_is_no_utf_8_is_printed_as_it_is():
+    program = (
+        "import os; from blocksparse_rnn import cli; cli.run(lambda: print(os.fsdecode(b'caf\\xe9.wav')))"
+    )
+    done = subprocess.run([sys.executable, "-X", "utf8", "-c", program], capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"caf\xe9.wav\n"), done.stderr
 
 
 def test_the_programs_themselves(gru, audio, tmp_path):

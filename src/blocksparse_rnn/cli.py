@@ -6,6 +6,7 @@ stays, and looking for garbage in it takes a sixth of a program's start.
 
 import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,9 @@ def run(program: Callable[[], object]) -> None:
     gc.enable()
     # Hydra would print a traceback of its own and exit; this lets exceptions come through.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # A file's name that is no UTF-8 is printed as the bytes that it is; standard error can print anything as it is.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         program()
     except UserError as error:

@@ -1,5 +1,6 @@
 """From a trained run to a network of the runtime, and to the one file that is shipped."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def export_run(path: str | Path, out: Path, dtype: str = "fp32") -> tuple[Networ
 
 
 def run_network(settings: dict[str, Any], recogniser: Recogniser, dtype: str = "fp32") -> Network:
-    """A run's recogniser for the runtime, in the blocks in which it was pruned."""
+    """A run's recogniser for the runtime, in the blocks in which it was pruned, or the largest parts that fit all."""
     model = recogniser.model
     assert isinstance(model, DeepSpeech2)
     pruned = settings["sparsifier"]["name"] != "none"
@@ -121,19 +122,21 @@ def as_network(
     Args:
         model: in eval mode, its statistics measured.
         features: values in a frame of features.
-        block: of the block-sparse matrices; None, where nothing is pruned, for the largest that has native
-            kernels.
+        block: in which it was pruned. Where such blocks don't divide a matrix that wasn't pruned, all are kept
+            in the largest parts of a block that do. None, where nothing is pruned, stands for the largest
+            block that has native kernels.
         dtype: number format of the block-sparse matrices.
 
     Raises:
-        UserError: an unknown dtype, or a block that doesn't fit.
+        UserError: an unknown dtype.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
-    block = block or _largest_block([p for name, p in model.named_parameters() if _is_sparse(name, p)])
+    matrices: list[Tensor] = [p for name, p in model.named_parameters() if _is_sparse(name, p)]
+    fitting = _largest_block(matrices) if block is None else _largest_part(block, matrices)
 
     def sparse(weight_OI: Tensor) -> BlockSparse:
-        return BlockSparse.from_dense(weight_OI, block, dtype)
+        return BlockSparse.from_dense(weight_OI, fitting, dtype)
 
     recurrent = []
     for layer in model.recurrent:
@@ -192,6 +195,12 @@ def sizes(network: Network, parameters: int, dtype: str, file: int) -> Sizes:
 def _is_sparse(name: str, weight: Tensor) -> bool:
     """Whether the runtime keeps a weight in blocks: recurrent and fully connected, pruned or not."""
     return weight.ndim == 2 and name != "output.weight"
+
+
+def _largest_part(block: BlockSize, matrices: list[Tensor]) -> BlockSize:
+    """The largest part of a block that divides it and all matrices; square for a square, as native kernels are."""
+    rows, columns = (math.gcd(block[axis], *(m.shape[axis] for m in matrices)) for axis in (0, 1))
+    return (rows, columns) if block[0] != block[1] else (math.gcd(rows, columns),) * 2
 
 
 def _largest_block(matrices: list[Tensor]) -> BlockSize:

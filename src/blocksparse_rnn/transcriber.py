@@ -19,7 +19,8 @@ from blocksparse_rnn.data.manifest import Utterance, read_manifest
 from blocksparse_rnn.decode import GreedyDecoder
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
-from blocksparse_rnn.runtime.file import read_network
+from blocksparse_rnn.runtime.bsr import check_native
+from blocksparse_rnn.runtime.file import UNFIT, first_line, read_network
 from blocksparse_rnn.runtime.network import Network, NetworkStream
 from blocksparse_rnn.text import Alphabet
 
@@ -78,6 +79,10 @@ def find_sources(paths: Iterable[Path]) -> list[Source]:
             sources += [Source(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
         elif path.is_file():
             sources.append(Source(path))
+        elif path.exists():
+            raise UserError(
+                f"{path}: neither a file nor a folder; save what it brings as a file, or see --stream"
+            )
         else:
             raise UserError(f"{path}: no such file or folder")
     if not sources:
@@ -88,7 +93,13 @@ def find_sources(paths: Iterable[Path]) -> list[Source]:
 
 
 def corpus_split(run_path: str | Path, split: str) -> list[Utterance]:
-    """Utterances of one split of the corpus that a run was trained on; those that have a file of their own."""
+    """Utterances of one split of the corpus that a run was trained on; those that have a file of their own.
+
+    Raises:
+        UserError: no run folder, or none has a file of its own.
+    """
+    if Path(run_path).is_file():
+        raise UserError(f"{run_path}: an exported file knows no corpus; give its run folder, or audio files")
     from blocksparse_rnn.config import build
     from blocksparse_rnn.runs import RunFolder
 
@@ -114,12 +125,13 @@ class Transcriber:
         threads: of the native kernels; None for as many as torch uses.
 
     Raises:
-        UserError: neither, one that can't be read, or features that the network doesn't take.
+        UserError: neither, one that can't be read, or features that the network doesn't take; no threads.
     """
 
     def __init__(self, model: str | Path, threads: int | None = None) -> None:
         path = existing_model(model)
-        self.threads = threads or torch.get_num_threads()
+        self.threads = torch.get_num_threads() if threads is None else threads
+        check_native(self.threads)
         loaded = _from_run(path) if path.is_dir() else _from_file(path)
         self.features, self.network, self.alphabet, self.decoder = loaded
         self.audio_seconds = 0.0
@@ -152,7 +164,13 @@ class Transcriber:
                 yield heard if wave is None else Heard(heard.source, heard.seconds, next(texts))
 
     def hear(self, waves: Sequence[Tensor]) -> list[str]:
-        """Texts of waveforms (S,) in [-1, 1], sampled at `features.sample_rate`."""
+        """Texts of waveforms (S,) in [-1, 1], sampled at `features.sample_rate`.
+
+        Raises:
+            UserError: one is of another shape, or of whole numbers.
+        """
+        for wave_S in waves:
+            _check_wave(wave_S)
         texts = [""] * len(waves)
         together = []
         for i, wave_S in enumerate(waves):
@@ -202,6 +220,8 @@ class Transcriber:
                 "features.normalisation=utterance needs the whole utterance and cannot stream; train with "
                 "features.normalisation=corpus, or give it files"
             )
+        if self.features.hop_length > self.features.n_fft:
+            return "features.hop is longer than a window, and a stream would lose its place; give it files"
         if not isinstance(self.decoder, GreedyDecoder):
             return (
                 "a beam search looks back over the whole utterance; export the run: its file decodes greedily"
@@ -262,7 +282,12 @@ class Stream:
         self._last = transcriber.alphabet.blank
 
     def feed(self, wave_S: Tensor) -> str:
-        """The text that the next samples, in [-1, 1], bring with them."""
+        """The text that the next samples, in [-1, 1], bring with them.
+
+        Raises:
+            UserError: they are no row of floats.
+        """
+        _check_wave(wave_S)
         return self._feed(wave_S, end=False)
 
     def end(self) -> str:
@@ -288,6 +313,13 @@ class Stream:
                 letters.append(index)
             self._last = index
         return alphabet.decode(letters)
+
+
+def _check_wave(wave_S: Tensor) -> None:
+    if wave_S.ndim != 1 or not wave_S.is_floating_point():
+        raise UserError(
+            f"a waveform is one row of floats in [-1, 1], not {tuple(wave_S.shape)} of {wave_S.dtype}"
+        )
 
 
 def _batches(
@@ -319,9 +351,9 @@ def _from_file(path: Path) -> _Loaded:
         features.mean_F.copy_(export.tensors["features.mean"])
         features.std_F.copy_(export.tensors["features.std"])
         return _Loaded(features, export.network, Alphabet(export.about["alphabet"]), GreedyDecoder())
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNFIT as error:
         raise UserError(
-            f"{path}: its features or alphabet don't fit: {error}; export the run again"
+            f"{path}: its features or alphabet don't fit: {first_line(error)}; export the run again"
         ) from None
 
 

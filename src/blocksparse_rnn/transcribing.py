@@ -49,8 +49,13 @@ def transcribe(
             raise UserError(f"{name} {value}: must be at least 1")
     if stream and (audio or split or limit or jsonl):
         raise UserError("--stream hears standard input; leave out files, --split, --limit and --jsonl")
+    if threads is not None:
+        torch.set_num_threads(threads)  # of features and convolutions, which are torch's
     if stream:
-        transcribe_stream(Transcriber(model, threads), sys.stdin.buffer, chunk or LEAST_CHUNK)
+        if sys.stdin is None:
+            raise UserError("--stream: standard input is closed; pipe raw audio into it, see --help")
+        frames = LEAST_CHUNK if chunk is None else chunk
+        transcribe_stream(Transcriber(model, threads), sys.stdin.buffer, frames)
         return
     if chunk is not None:
         raise UserError("--chunk: only with --stream")
@@ -58,10 +63,13 @@ def transcribe(
         raise UserError("nothing to transcribe; give audio files, folders, manifests, or --split test")
     existing_model(model)
     sources = find_sources(audio) if audio else []
-    transcriber = Transcriber(model, threads)
     if split:
         sources += map(Source.of, corpus_split(model, split))
-    transcribe_files(transcriber, sources[:limit], jsonl)
+    if jsonl is not None and jsonl.exists():
+        for path in (Path(model), *audio, *(source.audio for source in sources)):
+            if path.exists() and path.samefile(jsonl):
+                raise UserError(f"--jsonl {jsonl}: would replace {path}, which is read; name another file")
+    transcribe_files(Transcriber(model, threads), sources[:limit], jsonl)
 
 
 def transcribe_files(transcriber: Transcriber, sources: list[Source], jsonl: Path | None) -> None:

@@ -63,11 +63,14 @@ def run_benchmarks(
         raise UserError("bench: there is no native runtime to measure; install g++ and unset BSR_NATIVE")
     for run in runs:
         RunFolder.existing(run)
-    if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(out, error) from error
+    if json is not None and json.is_dir():
+        raise UserError(f"{json}: is a folder; name the file to write, such as {json / 'rows.json'}")
+    for folder in (out, None if json is None else json.parent):
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise cannot_write(folder, error) from error
     torch.set_num_threads(threads)
     os.environ["MKL_NUM_THREADS"] = str(threads)
     machine = measure_machine()

@@ -1,5 +1,5 @@
 // The block-sparse runtime: matrices in blocks, their product with vectors, and whole recurrent layers over
-// whole sequences. C ABI for ctypes; errors can only be a lack of memory, which is NULL or 1.
+// whole sequences. C ABI for ctypes; errors can only be a lack of memory or threads, which is NULL or 1.
 //
 // Sequences are packed: frames of all utterances time step by time step, utterances from long to short, step t
 // holding batch_sizes[t] of them. Sources: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural

@@ -26,7 +26,11 @@ _MOST_COLUMNS = 1 << 16
 
 @dataclass(frozen=True)
 class BlockSparse:
-    """A block-sparse matrix (O, I) in rows of blocks (BSR)."""
+    """A block-sparse matrix (O, I) in rows of blocks (BSR).
+
+    Raises:
+        UserError: parts that don't fit each other; native code trusts what passes.
+    """
 
     shape: tuple[int, int]
     values_NRC: Tensor
@@ -41,13 +45,32 @@ class BlockSparse:
 
     def __post_init__(self) -> None:
         rows, columns = self.block
+        if min(*self.shape, *self.block) < 1:
+            raise UserError(
+                f"a matrix of {self.shape} in blocks of {self.block}: each side must be at least 1"
+            )
         check_block(self.block, {"the matrix": self.shape})
         if self.shape[1] // columns > _MOST_COLUMNS:
             raise UserError(f"{self.shape[1]} columns: {_MOST_COLUMNS} blocks of {columns} at most")
-        if len(self.row_pointer) != self.shape[0] // rows + 1 or self.row_pointer[-1] != len(self.columns_N):
+        # As int64: a difference of int32 pointers may overflow, and a negative column must stay one.
+        pointer, columns_N = self.row_pointer.long(), self.columns_N.long()
+        if not (
+            tuple(pointer.shape) == (self.shape[0] // rows + 1,)
+            and tuple(columns_N.shape) == (len(self.values_NRC),)
+            and (int(pointer[0]), int(pointer[-1])) == (0, len(columns_N))
+            and bool((pointer[1:] >= pointer[:-1]).all())
+        ):
             raise UserError("a block-sparse matrix's row pointers do not fit its rows and blocks")
-        if len(self.columns_N) and int(self.columns_N.max()) >= self.shape[1] // columns:
+        if bool(((columns_N < 0) | (columns_N >= self.shape[1] // columns)).any()):
             raise UserError("a block-sparse matrix has a block beyond its last column")
+        dtype, scale_O = self.values_NRC.dtype, self.row_scale_O
+        if dtype not in _FORMATS or (scale_O is not None) != (dtype == torch.int8):
+            raise UserError(
+                f"a block-sparse matrix holds float32, bfloat16, or int8 with a scale for each row, not {dtype} "
+                f"{'without' if scale_O is None else 'with'} scales"
+            )
+        if scale_O is not None and tuple(scale_O.shape) != self.shape[:1]:
+            raise UserError(f"{tuple(scale_O.shape)} scales for a matrix of {self.shape[0]} rows")
         if rows == columns and rows in NATIVE_BLOCKS and native() is not None:
             object.__setattr__(self, "_handle", _Handle(self))
 
@@ -108,13 +131,14 @@ class BlockSparse:
         """y = x times the transposed matrix: (B, I) -> (B, O), float32.
 
         Raises:
-            UserError: the vectors don't have as many values as the matrix has columns.
+            UserError: the vectors don't have as many values as the matrix has columns, or lie on a GPU; no threads.
         """
         if x_BI.ndim != 2 or x_BI.shape[1] != self.shape[1]:
             raise UserError(
                 f"a product with a matrix of {self.shape[1]} columns takes vectors of as many values, "
                 f"not {tuple(x_BI.shape)}"
             )
+        check_native(threads, x_BI)
         if self._handle is None:
             return self._torch_product(x_BI.float())
         x_BI = x_BI.float().contiguous()
@@ -130,8 +154,12 @@ class BlockSparse:
             grad_NO: gradient of y, a row for each vector.
             x_NI: the vectors.
             threads: of the native kernels, without which there is none.
+
+        Raises:
+            UserError: vectors on a GPU; no threads.
         """
         assert self._handle is not None
+        check_native(threads, grad_NO, x_NI)
         grad_NO, x_NI = grad_NO.float().contiguous(), x_NI.float().contiguous()
         assert (len(x_NI), *self.shape) == (len(grad_NO), grad_NO.shape[1], x_NI.shape[1])
         values_NRC = torch.empty(self.values_NRC.shape)
@@ -159,10 +187,23 @@ class BlockSparse:
             return self.to_dense().to_sparse_csr()
 
 
+def check_native(threads: int, *tensors: Tensor) -> None:
+    """Check what native code takes at its word: how many threads it has, and that tensors are in memory.
+
+    Raises:
+        UserError: they aren't, or there is no thread.
+    """
+    if threads < 1:
+        raise UserError(f"threads={threads}: must be at least 1")
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            raise UserError(f"the block-sparse runtime computes on the CPU, not on {tensor.device}")
+
+
 def check_memory(status: int) -> None:
     """Raise what a native function's status means."""
     if status:
-        raise MemoryError("the block-sparse runtime got no memory")
+        raise MemoryError("the block-sparse runtime got no memory, or no thread")
 
 
 class _Handle:
@@ -175,6 +216,7 @@ class _Handle:
         columns_N = matrix.columns_N.to(torch.uint16).contiguous()
         row_pointer = matrix.row_pointer.int().contiguous()
         scale_O = torch.ones(1) if matrix.row_scale_O is None else matrix.row_scale_O.float().contiguous()
+        check_native(1, values_NRC, columns_N, row_pointer, scale_O)
         self.library: ctypes.CDLL = library
         self.pointer = library.bsr_create(
             *(_FORMATS[values_NRC.dtype], *matrix.shape, matrix.block[0]),

@@ -33,6 +33,8 @@ from blocksparse_rnn.runtime.network import Convolution, Network, Recurrent
 FORMAT = "blocksparse-rnn"
 VERSION = 1
 """Of the file; raised when an older program could not read it any more."""
+UNFIT = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+"""What reading a file may raise whose parts are whole, and not what this program knows."""
 _CHECKSUM = "sha256"
 
 
@@ -94,7 +96,7 @@ def read_network(path: Path) -> Export:
             _check_format(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        reason = "no such file" if isinstance(error, FileNotFoundError) else first_line(error)
         raise UserError(f"{path}: cannot be read as an export ({reason}); copy or export it again") from None
     if metadata.pop(_CHECKSUM, None) != _checksum(tensors, metadata):
         raise UserError(f"{path}: changed since it was written (its checksum differs); export it again")
@@ -102,8 +104,13 @@ def read_network(path: Path) -> Export:
         described = json.loads(metadata["network"])
         network = _network(tensors, described)
         return Export(network, described["dtype"], json.loads(metadata["about"]), tensors)
-    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise UserError(f"{path}: not a network that this program knows: {error}") from None
+    except UNFIT as error:
+        raise UserError(f"{path}: not a network that this program knows: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
@@ -121,7 +128,8 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
+        flat = tensor.flatten().contiguous()  # flat, since a single number has no dimension to see as bytes
+        digest.update(flat.view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
 
 
@@ -196,7 +204,8 @@ class _Stacked:
         values_NRC, pointers = self.tensors["blocks"], self.tensors["row_pointers"]
         _want(values_NRC.ndim == 3 and values_NRC.dtype in DTYPES.values(), "blocks")
         _want(self.tensors["block_columns"].shape == values_NRC.shape[:1], "block_columns")
-        rising = bool((pointers.diff() >= 0).all()) and int(pointers[0]) == 0
+        # Compared, not subtracted: a difference may overflow.
+        rising = bool((pointers[1:] >= pointers[:-1]).all()) and int(pointers[0]) == 0
         _want(rising and int(pointers[-1]) == len(values_NRC), "row_pointers")
 
     def take(self, shape: tuple[int, int]) -> BlockSparse:

@@ -46,7 +46,7 @@ template <class To, class From> INLINE To bits(From v) {
 // The 32 bits at h in all lanes; the GROUPS words at h over and over.
 template <int N> INLINE Vector<int32_t, N> to_all(const void *h) { return load<int32_t>(h) - Vector<int32_t, N>{}; }
 template <int N, size_t... I> INLINE Vector<int32_t, N> repeated(Vector<int32_t, 4> v, std::index_sequence<I...>) {
-    return __builtin_shufflevector(v, v, (I % 4)...);
+    return Vector<int32_t, N>{v[I % 4]...};
 }
 template <int N, int GROUPS> INLINE Vector<int32_t, N> over_and_over(const void *h) {
     if constexpr (GROUPS == 1) return to_all<N>(h);
@@ -232,7 +232,9 @@ void panel_kernel(const Product<Format> &p, const Output<Format> &out, int from,
 
 // Lanes of PARTS vectors in a row, neighbours added up until four are left.
 template <class Half, class V, size_t... I> INLINE Half neighbours(V a, V b, std::index_sequence<I...>) {
-    return __builtin_shufflevector(a, b, (2 * I)...) + __builtin_shufflevector(a, b, (2 * I + 1)...);
+    constexpr size_t N = sizeof(V) / sizeof a[0];  // lane by lane, since GCC has __builtin_shufflevector from 12 on only
+    const auto lane = [&](size_t i) __attribute__((always_inline)) { return i < N ? a[i] : b[i - N]; };
+    return Half{lane(2 * I)...} + Half{lane(2 * I + 1)...};
 }
 template <class Number, int N, int PARTS> INLINE Vector<Number, 4> four_sums(const Vector<Number, N> *part) {
     if constexpr (PARTS > 1) {

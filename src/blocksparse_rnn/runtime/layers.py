@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.runtime.bsr import BlockSparse, check_memory
+from blocksparse_rnn.runtime.bsr import BlockSparse, check_memory, check_native
 from blocksparse_rnn.runtime.library import native
 
 CLIP = 20.0
@@ -44,10 +44,11 @@ def gru_layer(
         Hidden states (N, H), packed like the input.
 
     Raises:
-        UserError: shapes that don't fit.
+        UserError: shapes that don't fit, tensors on a GPU, no threads.
     """
     hidden = weight_GH.shape[1]
     check_layer(weight_GI, (weight_GH,), 3, bias_G, x_NI, batch_sizes, state_BH)
+    check_native(threads, bias_G, x_NI, *([] if state_BH is None else [state_BH]))
     if not _are_native(weight_GI, weight_GH):
         return _torch_gru(weight_GI, weight_GH, bias_G, x_NI, batch_sizes, state_BH)
     x_NI, bias_G = x_NI.float().contiguous(), bias_G.float().contiguous()
@@ -91,9 +92,10 @@ def rnn_layer(
         Hidden states (N, H), packed like the input.
 
     Raises:
-        UserError: shapes that don't fit.
+        UserError: shapes that don't fit, tensors on a GPU, no threads.
     """
     check_layer(weight_HI, (weight_HH, reverse_HH), 1, bias_H, x_NI, batch_sizes)
+    check_native(threads, bias_H, x_NI)
     if not _are_native(weight_HI, weight_HH, reverse_HH):
         a_NH = weight_HI.product(x_NI) + bias_H
         return _torch_rnn(a_NH, weight_HH, batch_sizes, False) + _torch_rnn(

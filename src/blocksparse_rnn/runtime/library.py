@@ -10,10 +10,12 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from ctypes import c_double, c_float, c_int, c_long, c_void_p
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +55,8 @@ VARIANTS = {
     "avx2": Variant(8, frozenset({"avx2", "fma"}), ("-mavx2", "-mfma")),
     "portable": Variant(4, frozenset(), ()),
 }
+_DAMAGED = (OSError, AttributeError)
+"""What loading a library raises that is missing or isn't whole."""
 _EXTRAS = {"avx512_bf16": "-mavx512bf16", "avx512_vnni": "-mavx512vnni"}
 """Instructions that the widest variant uses where the processor has them."""
 
@@ -86,32 +90,50 @@ def choose_variant() -> str:
 def load(variant: str) -> ctypes.CDLL:
     """Compile a variant unless the cache has it, and load it.
 
+    Without a compiler the newest that was compiled from this source serves, whatever compiled it.
+
     Raises:
-        UserError: no compiler, or it fails.
+        UserError: no compiler, or it fails; no place for what it makes, or none from which it can be loaded.
     """
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        raise UserError("runtime: no C++ compiler found; install g++ or set CXX")
-    folder = Path(__file__).parent
-    flags = _flags(variant)
+    folder, flags, cache = Path(__file__).parent, _flags(variant), cache_folder()
     source = b"".join((folder / name).read_bytes() for name in _SOURCES)
-    key = hashlib.sha256(source + repr((_version(compiler), flags)).encode()).hexdigest()[:16]
-    name = f"bsr-{variant}-{key}.so"
-    command = [compiler, *flags, str(folder / "bsr.cpp"), "-o"]
+    stem = f"bsr-{variant}-{_digest(source + repr(flags).encode())}"
     try:
-        cache = cache_folder()
+        compiler = _compiler()
+        name = f"{stem}-{_digest(_version(compiler).encode())}.so"
+    except UserError:
+        for path in sorted(cache.glob(f"{stem}-*.so"), key=lambda path: path.stat().st_mtime, reverse=True):
+            with suppress(*_DAMAGED):
+                return _open(path)
+        raise
+    command = [*compiler, *flags, str(folder / "bsr.cpp"), "-o"]
+    with suppress(*_DAMAGED):
+        return _open(cache / name)  # before the lock, which a cache that can't be written doesn't have
+    with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
         with open(cache / "lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes one compiles, the other waits
             return _from_cache(cache / name, command)
-    except OSError:  # a cache that can't be written: compile for this process alone
+    try:  # a cache that can't be written, or from which nothing may run: compile for this process alone
         with tempfile.TemporaryDirectory() as temporary:
             return _open(_compile(Path(temporary) / name, command))
+    except OSError as error:
+        raise UserError(
+            f"runtime: no place to compile into and load from ({error}); set XDG_CACHE_HOME to a folder that "
+            "can be written and run from"
+        ) from None
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Where compiled libraries are kept.
+
+    Raises:
+        UserError: nobody says where, and the user has no home.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise UserError(f"runtime: no place to keep it ({error}); set XDG_CACHE_HOME") from None
     return Path(base) / "blocksparse-rnn"
 
 
@@ -119,16 +141,20 @@ def _from_cache(path: Path, command: list[str]) -> ctypes.CDLL:
     if path.is_file():
         try:
             return _open(path)
-        except (OSError, AttributeError):  # damaged
+        except _DAMAGED:
             path.unlink()
     return _open(_compile(path, command))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _compile(path: Path, command: list[str]) -> Path:
     print("runtime: compiling for this processor (a few seconds, once) ...", file=sys.stderr, flush=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        done = subprocess.run([*command, str(temporary)], capture_output=True, text=True)
+        done = subprocess.run([*command, str(temporary)], capture_output=True, text=True, errors="replace")
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise UserError(f"runtime: {command[0]} failed: {(lines or ['it said nothing'])[0]}")
@@ -153,11 +179,24 @@ def _flags(variant: str) -> tuple[str, ...]:
     return (*_COMMON, f"-DLANES={lanes}", *flags)
 
 
-def _version(compiler: str) -> str:
+def _compiler() -> list[str]:
+    """The command that CXX names, with its arguments if it has some, or else a compiler that there is."""
     try:
-        return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise UserError(f"runtime: CXX={os.environ['CXX']}: {error}") from None
+    found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not named and not found:
+        raise UserError("runtime: no C++ compiler found; install g++ or set CXX")
+    return named or [str(found)]
+
+
+def _version(compiler: list[str]) -> str:
+    command = [*compiler, "--version"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"runtime: {compiler} does not run ({error}); install g++ or set CXX") from None
+        raise UserError(f"runtime: {compiler[0]} does not run ({error}); install g++ or set CXX") from None
 
 
 @functools.cache

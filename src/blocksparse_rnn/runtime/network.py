@@ -103,18 +103,25 @@ class Network:
     def __post_init__(self) -> None:
         channels, size = 1, self.features
         for convolution in self.convolutions:
+            _fits("dimensions of a convolution", convolution.weight_OCFT.ndim, 4)
             _fits("a convolution's channels", convolution.weight_OCFT.shape[1], channels)
-            channels, size = len(convolution.bias_O), math.ceil(size / convolution.stride[0])
-            _fits("a convolution's bias", len(convolution.weight_OCFT), channels)
+            frequency_stride, time_stride = convolution.stride
+            if min(frequency_stride, time_stride) < 1:
+                raise UserError(f"a convolution's strides must be at least 1, not {convolution.stride}")
+            channels, size = len(convolution.weight_OCFT), math.ceil(size / frequency_stride)
+            _fits("a convolution's bias", tuple(convolution.bias_O.shape), (channels,))
         inputs, gates = channels * size, 3 if self.cell == "gru" else 1
         for layer in self.recurrent:
             _fits("matrices of a recurrent layer", len(layer.matrices), 2 if self.cell == "gru" else 3)
             _fits(f"inputs of a recurrent layer ({self.features} features a frame)", layer.w.shape[1], inputs)
-            inputs = layer.w.shape[0] // gates
+            rows, inputs = layer.w.shape[0], layer.w.shape[0] // gates
+            for matrix in layer.matrices[1:]:
+                _fits("a recurrent matrix", matrix.shape, (rows, inputs))
+            _fits("a recurrent layer's bias", tuple(layer.bias_O.shape), (rows,))
         _fits("inputs of the fully connected layer", self.fc_HH.shape[1], inputs)
-        _fits("its bias", len(self.fc_bias_H), self.fc_HH.shape[0])
-        _fits("inputs of the output layer", self.output_VH.shape[1], self.fc_HH.shape[0])
-        _fits("its bias", len(self.output_bias_V), self.output_VH.shape[0])
+        _fits("its bias", tuple(self.fc_bias_H.shape), self.fc_HH.shape[:1])
+        _fits("the output layer", tuple(self.output_VH.shape), (len(self.output_VH), self.fc_HH.shape[0]))
+        _fits("its bias", tuple(self.output_bias_V.shape), (len(self.output_VH),))
 
     @property
     def time_stride(self) -> int:
@@ -228,6 +235,6 @@ def as_frames(x_CTF: Tensor) -> Tensor:
     return x_CTF.transpose(0, 1).flatten(1)
 
 
-def _fits(what: str, found: int, wanted: int) -> None:
+def _fits(what: str, found: object, wanted: object) -> None:
     if found != wanted:
         raise UserError(f"the layers don't fit each other: {what}: {found}, not {wanted}")

@@ -4,6 +4,8 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 #include <unistd.h>
@@ -64,7 +66,11 @@ public:
 
 private:
     void grow(int count) {
-        while ((int)workers.size() < count) workers.emplace_back([this, me = (int)workers.size(), seen = round] { serve(me, seen); });
+        try {
+            while ((int)workers.size() < count) workers.emplace_back([this, me = (int)workers.size(), seen = round] { serve(me, seen); });
+        } catch (const std::system_error &) {  // the system has no thread left, which is for want of memory as well
+            throw std::bad_alloc();
+        }
     }
     void serve(int me, long seen) {
         for (;;) {
