@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from blocksparse_rnn.data.audio import AUDIO_SUFFIXES
-from blocksparse_rnn.data.manifest import read_manifest
+from blocksparse_rnn.data.manifest import read_manifest, seconds
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
 
@@ -159,7 +159,7 @@ def _column(heading: list[str], names: Iterable[str]) -> int | None:
 
 
 def _seconds(row: list[str], column: int | None) -> float | None:
-    return None if column is None or not row[column].strip() else float(row[column])
+    return None if column is None or not row[column].strip() else seconds(row[column])
 
 
 def _jsonl(source: Path) -> list[Utterance]:

@@ -50,7 +50,7 @@ class LibriSpeech:
         workers: threads that inspect audio files; None takes all cores.
 
     Raises:
-        UserError: a subset is in two splits.
+        UserError: a subset is in two splits, or `longest` or `workers` isn't above 0.
     """
 
     def __init__(
