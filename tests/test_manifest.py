@@ -195,7 +195,7 @@ def test_a_bad_line_of_a_manifest_is_a_reject_and_a_missing_manifest_an_error(tm
     (tmp_path / "m.jsonl").write_text(
         "".join(lines) + '{"audio_filepath": "a.wav", "duration": -1, "text": ""}'
     )
-    (tmp_path / "rest.jsonl").touch()
+    (tmp_path / "rest.jsonl").touch()  # only a training minds
     names = dict.fromkeys(("dev", "test"), str(tmp_path / "rest.jsonl"))
     common = {"longest": None, "folder": str(tmp_path), "workers": None}
     found = Manifests(train=str(tmp_path / "m.jsonl"), **names, **common).prepare()["train"]
@@ -233,6 +233,12 @@ def test_a_manifest_belongs_to_train_or_to_what_judges_it(tone_settings, tones):
     with pytest.raises(UserError, match=r"data\.train and data\.dev both have .*dev\.jsonl; "):
         tone_settings(f"data.train=[{tones['train']}, {there}]")
     tone_settings(f"data.test={tones['dev']}")
+
+
+def test_a_manifest_without_utterances_is_an_error(tone_settings, tmp_path):
+    (tmp_path / "none.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"^dev: .*none\.jsonl has no utterances$"):
+        training.train(tone_settings(f"data.dev={tmp_path / 'none.jsonl'}"))
 
 
 def test_new_settings_leave_the_identity_of_earlier_runs_as_it_was(tone_settings):
@@ -389,6 +395,49 @@ def test_prepare_keeps_what_another_manifest_of_the_folder_left_out(recordings, 
     assert json.loads(line)["original_text"] == json.loads(line)["text"].upper() + "."
 
 
+def spoken(folder: Path, texts: list[str]) -> Path:
+    """Recordings of a second each, with .txt."""
+    folder.mkdir()
+    for i, text in enumerate(texts):
+        soundfile.write(folder / f"{i:02d}.wav", sing(), RATE)
+        (folder / f"{i:02d}.txt").write_text(text)
+    return folder
+
+
+def test_why_nothing_is_usable_comes_before_what_is_split(tmp_path):
+    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    out = tmp_path / "out"
+    few = spoken(tmp_path / "few", ["One", "日", "本"])
+    with pytest.raises(UserError, match=r"2 recordings were left out, see .*rejects\.jsonl$"):
+        prepare(Request(few, out), settings)
+    assert len((out / "rejects.jsonl").read_text().splitlines()) == 2
+    (few / "00.txt").write_text("日")
+    with pytest.raises(
+        UserError, match=r"none of 3 recordings can be used, see .*rejects\.jsonl; the first: its"
+    ):
+        prepare(Request(few, out), settings)
+    enough = spoken(tmp_path / "enough", [f"word {letter}" for letter in "abcdefghij"])
+    prepare(Request(enough, tmp_path / "two", dev=0, test=0.2), settings)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {
+        "train.jsonl",
+        "test.jsonl",
+        "rejects.jsonl",
+    }
+
+
+def test_two_rows_of_one_file_keep_their_own_texts_also_when_cleaned_again(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sing(), RATE)
+    (tmp_path / "t.csv").write_text("file,text\na.wav,One.\na.wav,Two!\na.wav,日\na.wav,本\n")
+    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    prepare(Request(tmp_path / "t.csv", tmp_path / "m.jsonl"), settings)
+    rejects = map(json.loads, (tmp_path / "rejects.jsonl").read_text().splitlines())
+    assert [row["text"] for row in rejects] == ["日", "本"]
+    prepare(Request(tmp_path / "m.jsonl", tmp_path / "clean.jsonl"), settings)
+    for name in ("m", "clean"):
+        rows = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
+        assert [(row["text"], row["original_text"]) for row in rows] == [("one", "One."), ("two", "Two!")]
+
+
 class TestLayouts:
     def check(self, source: Path, *expected: tuple[str, str], layout: str = "auto") -> list[Utterance]:
         found = read_layout(source, layout)
@@ -428,6 +477,33 @@ class TestLayouts:
         table.write_text("a,b\n1,2\n")
         with pytest.raises(UserError, match=r"its heading is \['a', 'b'\]; it needs a column of files"):
             read_layout(table)
+
+    def test_spaces_of_typesetters_part_no_lines(self, tmp_path):
+        (tmp_path / "wavs").mkdir()
+        (tmp_path / "metadata.csv").write_text("LJ1|one\u2028two\x0bthree\r\nLJ2|four\x85five\n", newline="")
+        self.check(tmp_path, ("LJ1.wav", "one\u2028two\x0bthree"), ("LJ2.wav", "four\x85five"))
+        (tmp_path / "1.trans.txt").write_text("1-1 one\u2028two\n")
+        self.check(tmp_path, ("1-1.flac", "one\u2028two"), layout="librispeech")
+
+    def test_a_stray_quote_is_named_with_its_line(self, tmp_path):
+        table = tmp_path / "t.csv"
+        table.write_text('file,text\na.wav,"two\nlines"\nb.wav,"Yes, he said\nc.wav,two\nd.wav,"three"\n')
+        with pytest.raises(UserError, match=r"t\.csv, line 4: .*a quote within a text is written"):
+            read_layout(table)
+        table.write_text('file,text\na.wav,"two\nlines"\nb.wav\n')
+        found = self.check(table, ("a.wav", "two\nlines"), ("t.csv", ""))
+        assert (found[1].problem or "").startswith("line 4 is not a row")
+
+    def test_a_tsv_without_clips_is_a_table(self, tmp_path):
+        (tmp_path / "t.tsv").write_text("path\tsentence\na.wav\tone\n")
+        [found] = self.check(tmp_path / "t.tsv", ("a.wav", "one"))
+        assert found.audio == tmp_path / "a.wav"
+
+    def test_two_recordings_of_one_name_share_their_text(self, tmp_path):
+        for name in ("a.wav", "a.flac", "b.opus", "b.txt"):
+            (tmp_path / name).touch()
+        (tmp_path / "a.txt").write_text("one")
+        self.check(tmp_path, ("a.flac", "one"), ("a.wav", "one"), ("b.opus", ""))
 
     def test_text_files_beside_audio(self, tmp_path):
         (tmp_path / "deep").mkdir()

@@ -74,5 +74,10 @@ def test_a_corpus_of_texts_as_people_write_them_says_what_would_help(tone_settin
     manifest = tmp_path / "train.jsonl"
     lines = tones["train"].read_text().replace('"train-', f'"{tones["train"].parent}/train-')
     manifest.write_text(re.sub(r'"text": "(.*?)"', lambda m: f'"text": "{m[1].upper()}."', lines))
-    with pytest.raises(UserError, match="text=english writes numbers out, makes letters small"):
+    with pytest.raises(
+        UserError, match="; text=english or text=german writes numbers out, makes letters small"
+    ):
+        training.train(tone_settings(f"data.train={manifest}"))
+    manifest.write_text(re.sub(r'"text": "(.*?)"', r'"text": "\1 ü"', lines))
+    with pytest.raises(UserError, match="; text=german writes numbers out"):
         training.train(tone_settings(f"data.train={manifest}"))

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.error import URLError
@@ -127,6 +128,12 @@ class LibriSpeech:
             except URLError as error:
                 raise UserError(
                     f"cannot fetch {subset}: {error.reason}; unpack it in {self.root} yourself"
+                ) from None
+            # The line broke, or what came isn't what was published.
+            except (ConnectionError, TimeoutError, HTTPException, EOFError, RuntimeError) as error:
+                raise UserError(
+                    f"cannot fetch {subset}: {str(error) or type(error).__name__}; start again, "
+                    f"without {self.root / subset}.tar.gz if that is there"
                 ) from None
             except OSError as error:
                 raise cannot_write(error.filename or self.root, error) from error

@@ -50,7 +50,15 @@ def _parse(line: str, folder: Path, weight: float) -> Utterance:
     if not isinstance(text, str):
         raise TypeError("text must be a string")
     start = None if offset is None else seconds(offset)
-    return Utterance(inside(folder, audio), seconds(duration), text, start, weight)
+    original = row.get("original_text")
+    return Utterance(
+        inside(folder, audio),
+        seconds(duration),
+        text,
+        start,
+        weight,
+        original_text=original if isinstance(original, str) else None,
+    )
 
 
 def seconds(value: Any) -> float:
@@ -69,6 +77,11 @@ def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
         "duration": utterance.duration,
         "text": utterance.text,
         **({} if utterance.offset is None else {"offset": utterance.offset}),
+        **(
+            {}
+            if utterance.original_text in (None, utterance.text)
+            else {"original_text": utterance.original_text}
+        ),
         **extra,
     }
     return json.dumps(row) + "\n"
