@@ -132,6 +132,8 @@ def _train(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict
 def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
     pl.seed_everything(settings["seed"], verbose=False)
     recogniser = build_recogniser(settings)
+    # A decoder reads its files when it is first used; better now than after an epoch.
+    recogniser.decoder(torch.zeros(1, 1, len(recogniser.alphabet)), [1], recogniser.alphabet)
     data = load_data(settings, recogniser, run)
     if settings.get("weights"):
         return retest(settings, run, recogniser, data)

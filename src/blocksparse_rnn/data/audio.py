@@ -5,6 +5,8 @@ Shapes: S samples, C channels.
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +41,26 @@ def lacks_length(file: soundfile.SoundFile) -> bool:
     return file.frames == 2**63 - 1
 
 
+@contextmanager
+def _opened(source: Path | IO[bytes]) -> Iterator[soundfile.SoundFile]:
+    """A file of known length; what is wrong with it, also in reading it, becomes a UserError."""
+    try:
+        with open_audio(source) as file:
+            if lacks_length(file):
+                raise ValueError(NO_LENGTH)
+            yield file
+    except (OSError, ValueError, soundfile.LibsndfileError) as error:
+        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        name = source if isinstance(source, Path) else source.name
+        raise UserError(f"cannot read audio from {name}: {reason}") from None
+
+
+def audio_seconds(path: Path) -> float:
+    """Length of a file, as its header says; raises UserError where it is missing or is no audio."""
+    with _opened(path) as file:
+        return file.frames / file.samplerate
+
+
 def read_samples(
     source: Path | IO[bytes], offset: float | None = None, duration: float | None = None
 ) -> tuple[np.ndarray, int]:
@@ -52,25 +74,18 @@ def read_samples(
     Raises:
         UserError: the file is missing or is no audio.
     """
-    try:
-        with open_audio(source) as file:
-            if lacks_length(file):
-                raise ValueError(NO_LENGTH)
-            start, end = 0, file.frames
-            if offset is not None and duration is not None:
-                start = round(offset * file.samplerate)
-                end = start + round(duration * file.samplerate)
-            skipped = 0
-            if file.seekable():
-                file.seek(start)
-                skipped = start
-            # What can't be sought in, such as GSM 6.10, is decoded from its beginning.
-            wave_SC = file.read(end - skipped, dtype="float32", always_2d=True)[start - skipped :]
-            return wave_SC, file.samplerate
-    except (OSError, ValueError, soundfile.LibsndfileError) as error:
-        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
-        name = source if isinstance(source, Path) else source.name
-        raise UserError(f"cannot read audio from {name}: {reason}") from None
+    with _opened(source) as file:
+        start, end = 0, file.frames
+        if offset is not None and duration is not None:
+            start = round(offset * file.samplerate)
+            end = start + round(duration * file.samplerate)
+        skipped = 0
+        if file.seekable():
+            file.seek(start)
+            skipped = start
+        # What can't be sought in, such as GSM 6.10, is decoded from its beginning.
+        wave_SC = file.read(end - skipped, dtype="float32", always_2d=True)[start - skipped :]
+        return wave_SC, file.samplerate
 
 
 def load_audio(
