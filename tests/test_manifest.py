@@ -277,6 +277,22 @@ def test_a_file_that_becomes_unreadable_while_training_is_replaced_and_named(tmp
     assert not batch.texts
 
 
+def test_a_stopped_run_goes_on_with_the_data_it_had_only(tone_settings, tones, tmp_path, power_cut):
+    shutil.copytree(tones["train"].parent, tmp_path / "copy")
+    manifest = tmp_path / "copy" / "train.jsonl"
+    settings = tone_settings(f"data.train={manifest}", "trainer.max_epochs=1")
+    with power_cut(2):
+        training.train(settings)
+    whole = manifest.read_text()
+    manifest.write_text("".join(whole.splitlines(keepends=True)[1:]))
+    with pytest.raises(UserError, match=r"^data has changed .*: 40 utterances of train, now 39; move"):
+        training.train(settings)
+    manifest.write_text(whole)
+    assert training.train(settings)["resumed"]
+    data = SpeechData({"train": []}, Alphabet("a"), sample_rate=RATE, batch=1, seed=0, workers=0)
+    data.load_state_dict({"epoch": 1, "batches": 2})  # as it was written before
+
+
 @pytest.mark.parametrize("gone", [5, 6])
 def test_a_run_goes_on_when_files_vanish_unless_none_is_left_to_test(
     gone, tone_settings, tones, tmp_path, monkeypatch
