@@ -33,12 +33,13 @@ WINDOW = 4
 def epoch(kind: str, folder: Path) -> None:
     """One epoch through the loader, then the peak of this process in MB."""
     torch.set_num_threads(1)
-    names = ("train", "dev", "test")
+    names = {"train": "train", "dev": "rest", "test": "rest"}
     common = {"longest": None, "folder": str(folder), "workers": 1}
     if kind == "shards":
-        corpus = Shards(**dict.fromkeys(names, f"{folder}/train-*.tar"), window=WINDOW, **common)
+        shards = {split: f"{folder}/{name}-*.tar" for split, name in names.items()}
+        corpus = Shards(**shards, window=WINDOW, **common)
     else:
-        corpus = Manifests(**dict.fromkeys(names, f"{folder}/train.jsonl"), **common)
+        corpus = Manifests(**{split: f"{folder}/{name}.jsonl" for split, name in names.items()}, **common)
     alphabet = Alphabet("abcdefghijklmnopqrstuvwxyz '")
     utterances = corpus.prepare()["train"]
     utterances, _ = split_usable(utterances, alphabet, lambda seconds: int(seconds * 25))
@@ -58,8 +59,9 @@ def epoch(kind: str, folder: Path) -> None:
 def grow(utterances: list[Utterance], times: int, folder: Path) -> None:
     """A corpus of several times the utterances, in shards that hold as many each, and in a manifest."""
     many = [replace(u) for _ in range(times) for u in utterances]
-    write_shards(many, folder, "train", 3)
-    (folder / "train.jsonl").write_text("".join(manifest_line(u, folder) for u in many))
+    for name, members in (("train", many), ("rest", many[:1])):
+        write_shards(members, folder, name, 3)
+        (folder / f"{name}.jsonl").write_text("".join(manifest_line(u, folder) for u in members))
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def main() -> None:
     for times in TIMES:
         with tempfile.TemporaryDirectory() as folder:
             grow(utterances, times, Path(folder))
-            shards = len(list(Path(folder).glob("*.tar")))
+            shards = len(list(Path(folder).glob("train-*.tar")))
             for kind in ("shards", "manifest"):
                 command = [sys.executable, __file__, "--epoch", kind, folder]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)

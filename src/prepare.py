@@ -31,7 +31,7 @@ def program() -> None:
     parser.add_argument("--dev", type=float, default=0.05, help="share of dev.jsonl (0.05)")
     parser.add_argument("--test", type=float, default=0.05, help="share of test.jsonl (0.05)")
     parser.add_argument("--workers", type=int, help="threads that read files (all cores)")
-    parser.add_argument("--shards", type=float, metavar="MB", help="also write shards of at most so many MB")
+    parser.add_argument("--shards", type=float, metavar="MB", help="also write shards of about so many MB")
     arguments = vars(parser.parse_intermixed_args())
     overrides = arguments.pop("overrides")
     if not any(override.startswith("text=") for override in overrides):

@@ -8,6 +8,7 @@ import torch
 from blocksparse_rnn import training
 from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.command_line import command_line_problems
+from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.data.augment import Augmenter, Gain, Noise, Reverberation, Speed
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.utterance import Utterance
@@ -58,6 +59,22 @@ def test_noise_from_a_folder_goes_round_and_bad_files_are_passed_over(tmp_path):
     assert pitch(noisy_S - tone()) == pytest.approx(2000, abs=5)
     (tmp_path / "a.wav").unlink()
     assert torch.equal(apply(Noise(probability=1.0, snr_db=[0.0, 0.0], folder=str(tmp_path)), tone()), tone())
+
+
+def test_of_a_long_recording_of_noise_only_a_random_part_is_read(tmp_path, monkeypatch):
+    long_S = torch.cat([tone(30, 1000), tone(30, 3000)])
+    soundfile.write(tmp_path / "a.wav", long_S.numpy(), RATE)
+    noise, lengths = Noise(probability=1.0, snr_db=[0.0, 0.0], folder=str(tmp_path)), []
+
+    def load(*arguments):
+        wave_S = load_audio(*arguments)
+        lengths.append(len(wave_S) / RATE)
+        return wave_S
+
+    monkeypatch.setattr("blocksparse_rnn.data.augment.load_audio", load)
+    heard = {round(pitch(apply(noise, tone(), seed) - tone())) for seed in range(20)}
+    assert heard == {1000, 3000}
+    assert max(lengths) < 1.2
 
 
 def test_a_room_keeps_length_loudness_and_beginning_and_leaves_an_echo(tmp_path):

@@ -103,9 +103,24 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     (tmp_path / "lm.arpa").write_bytes(b"\x80binary")
     with pytest.raises(UserError, match="no words can be read from it, it isn't in ARPA's format"):
         beam(lm=str(tmp_path / "lm.arpa"))(utter("a", 0.1, 0), [3], ALPHABET)
+    (tmp_path / "words.txt").write_bytes("café\nword\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"decoder\.lexicon=.*words\.txt: 'utf-8' codec"):
+        beam(lexicon=str(tmp_path / "words.txt"))(utter("a", 0.1, 0), [3], ALPHABET)
+    (tmp_path / "words.txt").write_text("word\n")
+    with pytest.raises(UserError, match=r"decoder\.lm=.*lm\.arpa: KenLM can't read it: ."):
+        beam(lm=str(tmp_path / "lm.arpa"), lexicon=str(tmp_path / "words.txt"))(
+            utter("a", 0.1, 0), [3], ALPHABET
+        )
     monkeypatch.setitem(sys.modules, "kenlm", None)
     with pytest.raises(UserError, match=r"pip install 'blocksparse-rnn\[decode\]'"):
         beam()
+
+
+def test_mistakes_show_before_training(tone_settings, tmp_path, monkeypatch):
+    (tmp_path / "lm.arpa").write_text("not a language model\n")
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(UserError, match="it isn't in ARPA's format"):
+        training.train(tone_settings("decoder=beam", f"decoder.lm={tmp_path / 'lm.arpa'}"))
 
 
 def test_a_finished_run_is_tested_again_without_training(tone_settings, monkeypatch):

@@ -56,3 +56,5 @@ def test_specaugment_masks_in_training_only():
 def test_a_transform_shorter_than_the_window_is_refused():
     with pytest.raises(UserError, match=r"features\.n_fft=256"):
         Features(**SETTINGS | {"n_fft": 256})
+    with pytest.raises(UserError, match=r"features\.window=1e-05: must be at least one sample long"):
+        Features(**SETTINGS | {"window": 0.00001})

@@ -3,6 +3,7 @@
 import io
 import shutil
 import tarfile
+from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,40 @@ def test_what_does_not_pair_up_is_a_reject(tree, tmp_path):
 def test_mistakes_are_one_line(tree, tmp_path):
     with pytest.raises(UserError, match=r"train-clean-100 isn't there; .*data\.download=true fetches"):
         corpus(tmp_path).prepare()
+    for name in ("workers", "longest"):
+        with pytest.raises(UserError, match=rf"data\.{name}=-1: must be"):
+            corpus(tree, **{name: -1})
     with pytest.raises(UserError, match="dev-other is chosen twice"):
         corpus(tree, test=["dev-other"])
     with pytest.raises(UserError, match=r"data\.train\.0=train-clean: must be 'train-clean-100'"):
         resolve(compose_settings(["data=librispeech", "data.train=[train-clean]"]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(104, "reset"),
+        TimeoutError(),
+        IncompleteRead(b""),
+        EOFError(),
+        RuntimeError("invalid hash"),
+    ],
+)
+def test_a_download_that_breaks_off_is_one_line(tmp_path, monkeypatch, error):
+    def download(root, subset):
+        raise error
+
+    monkeypatch.setattr(theirs, "_download_librispeech", download)
+    with pytest.raises(UserError, match=r"^cannot fetch train-clean-100: \S.*; start again"):
+        corpus(tmp_path, download=True).prepare()
+
+
+def test_a_transcript_that_is_not_utf_8_is_one_line(tree, tmp_path):
+    shutil.copytree(tree / "LibriSpeech", tmp_path / "LibriSpeech")
+    transcripts = next((tmp_path / "LibriSpeech" / "train-clean-100").glob("*/*/*.trans.txt"))
+    transcripts.write_bytes(b"1-1-0 caf\xe9\n")
+    with pytest.raises(UserError, match=r"cannot read .*\.trans\.txt: 'utf-8' codec"):
+        corpus(tmp_path).prepare()
 
 
 def test_an_unpacking_that_was_stopped_is_done_again(tree, tmp_path, monkeypatch):

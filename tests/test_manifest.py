@@ -1,6 +1,7 @@
 """Recordings of all kinds, bad ones among them: nothing ends a run, and what can't be used is named."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from blocksparse_rnn import training
 from blocksparse_rnn.command_line import compose_settings
 from blocksparse_rnn.config import resolve
-from blocksparse_rnn.data.audio import load_audio
+from blocksparse_rnn.data.audio import load_audio, open_audio
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.inspection import MEMORY, Inspector, inspect_file
 from blocksparse_rnn.data.layouts import read_layout
@@ -63,6 +64,99 @@ def test_a_part_of_a_file_is_read_by_offset_and_duration(tmp_path):
     soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
     part_S = load_audio(tmp_path / "a.wav", RATE, 0.5, 0.25)
     assert torch.equal(part_S, torch.from_numpy(wave.astype(np.float32))[8000:12000])
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "GSM610"), ("wav", "G721_32"), ("au", "G723_24")])
+def test_codecs_without_seeking_are_read_whole_and_in_part(tmp_path, suffix, subtype):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, sing(2), RATE, subtype=subtype)
+    assert inspect_file(path).problem is None
+    whole_S = load_audio(path, RATE)
+    assert len(whole_S) / RATE == pytest.approx(inspect_file(path).seconds)
+    assert torch.equal(load_audio(path, RATE, 0.5, 0.25), whole_S[8000:12000])
+
+
+def test_a_flac_from_a_pipe_lacks_its_length_and_is_named(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, sing(), RATE)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # 36 bits of STREAMINFO hold the number of samples
+    path.write_bytes(data)
+    assert inspect_file(path).problem == "its header lacks its length; encode it to a file, not to a pipe"
+    with pytest.raises(UserError, match=r"a\.flac: its header lacks its length"):
+        load_audio(path, RATE)
+
+
+@pytest.mark.parametrize("rate", [22254, 16001, 12347])
+def test_odd_sample_rates_are_resampled_in_little_memory(tmp_path, rate, monkeypatch):
+    monkeypatch.setattr("torchaudio.functional.resample", lambda *_: pytest.fail("a filter for each phase"))
+    t = np.arange(3 * rate) / rate
+    soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * t), rate, subtype="FLOAT")
+    wave_S = load_audio(tmp_path / "a.wav", RATE)
+    assert len(wave_S) == 3 * RATE
+    expected_S = 0.5 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)
+    np.testing.assert_allclose(wave_S.numpy(), expected_S, atol=1e-5)
+
+
+def test_a_name_that_is_not_utf_8_is_a_name_like_others(tmp_path):
+    wav = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    soundfile.write(os.fsencode(wav), sing(), RATE)
+    wav.with_suffix(".txt").write_text("Ab")
+    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path / 'corpora'}"]))
+    for _ in range(2):  # the second time from memory
+        prepare(Request(tmp_path, tmp_path / "out.jsonl", layout="txt", shards=1), settings)
+    [utterance] = read_manifest(tmp_path / "out.jsonl")
+    assert (utterance.audio, utterance.text) == (wav, "ab")
+    assert len(load_audio(utterance.audio, RATE)) == RATE
+    wav.write_bytes(b"")
+    with pytest.raises(UserError, match="none of 1 recordings can be used"):
+        prepare(Request(tmp_path, tmp_path / "out.jsonl", layout="txt"), settings)
+    [row] = (tmp_path / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(row)["audio_filepath"] == str(wav)
+
+
+def test_raw_audio_and_audio_of_no_length_are_told_apart(tmp_path):
+    (tmp_path / "talk.raw").write_bytes(bytes(1000))
+    with pytest.raises(UserError, match=r"cannot read audio from .*talk.raw: raw audio lacks the header"):
+        load_audio(tmp_path / "talk.raw", 16_000)
+    assert "raw audio lacks the header" in inspect_file(tmp_path / "talk.raw").problem
+    soundfile.write(tmp_path / "nothing.wav", np.zeros(0), 44_100)
+    assert load_audio(tmp_path / "nothing.wav", 16_000).shape == (0,)
+
+
+def test_what_is_no_path_and_what_is_no_time_are_problems_of_one_utterance(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sing(), RATE)
+    times = "".join(f"a.wav,one,{time}\n" for time in ("nan", "inf", "-1", "0.5"))
+    (tmp_path / "t.csv").write_text(f"file,text,offset\n{times}")
+    problems = [u.problem for u in read_layout(tmp_path / "t.csv")]
+    assert problems == [
+        *(
+            f"line {n} is not a row of it: a time of {time} s"
+            for n, time in [(2, "nan"), (3, "inf"), (4, "-1")]
+        ),
+        None,
+    ]
+    row = {"audio_filepath": "a\0.wav", "duration": 0, "text": "one"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    inspector = Inspector(tmp_path / MEMORY, 1, None)
+    assert "can't be read: " in inspector(read_manifest(tmp_path / "m.jsonl"))[0].problem
+
+
+@pytest.mark.parametrize("failure", ["stat", "open"])
+def test_a_failure_that_passes_is_not_remembered(tmp_path, monkeypatch, failure):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sing(), RATE)
+    inspector = Inspector(tmp_path / MEMORY, 1, None)
+    with monkeypatch.context() as patch:
+        if failure == "stat":
+            patch.setattr("blocksparse_rnn.data.inspection.inspect_sound", lambda *_: os.read(-1, 1))
+        else:
+            patch.setattr(
+                "blocksparse_rnn.data.inspection.open_audio", lambda _: open_audio(tmp_path / "no.wav")
+            )
+        assert inspector([Utterance(path, 0, "a")])[0].problem is not None
+    assert inspector([Utterance(path, 0, "a")])[0].problem is None
 
 
 @pytest.mark.parametrize(
@@ -110,8 +204,10 @@ def test_a_bad_line_of_a_manifest_is_a_reject_and_a_missing_manifest_an_error(tm
     (tmp_path / "m.jsonl").write_text(
         "".join(lines) + '{"audio_filepath": "a.wav", "duration": -1, "text": ""}'
     )
-    names = dict.fromkeys(("train", "dev", "test"), str(tmp_path / "m.jsonl"))
-    found = Manifests(**names, longest=None, folder=str(tmp_path), workers=None).prepare()["train"]
+    (tmp_path / "rest.jsonl").touch()  # only a training minds
+    names = dict.fromkeys(("dev", "test"), str(tmp_path / "rest.jsonl"))
+    common = {"longest": None, "folder": str(tmp_path), "workers": None}
+    found = Manifests(train=str(tmp_path / "m.jsonl"), **names, **common).prepare()["train"]
     assert [u.problem is None for u in found] == [True, False, False, False]
     assert found[2].problem.startswith("line 3: each line must be a JSON object")
     with pytest.raises(UserError, match="cannot read the manifest"):
@@ -131,12 +227,27 @@ def test_weights_are_how_often_an_utterance_comes(weights, seed):
 
 
 def test_several_manifests_with_weights_make_a_split(tone_settings, tones):
-    both = f"data.train=[{{path: {tones['train']}, weight: 1.5}}, {tones['dev']}]"
+    more = tones["dev"].with_name("more.jsonl")
+    shutil.copy(tones["dev"], more)
+    both = f"data.train=[{{path: {tones['train']}, weight: 1.5}}, {more}]"
     settings = tone_settings(both, "trainer.max_epochs=1")
     result = training.train(settings)
     assert result["steps"] == -(-(40 * 3 // 2 + 6) // 8)
     with pytest.raises(UserError, match=r"data.train: .* is no manifest with a weight above 0"):
         tone_settings(f"data.train=[{{path: {tones['train']}, weight: -1}}]")
+
+
+def test_a_manifest_belongs_to_train_or_to_what_judges_it(tone_settings, tones):
+    there = f"{tones['dev'].parent}/../{tones['dev'].parent.name}/dev.jsonl"
+    with pytest.raises(UserError, match=r"data\.train and data\.dev both have .*dev\.jsonl; "):
+        tone_settings(f"data.train=[{tones['train']}, {there}]")
+    tone_settings(f"data.test={tones['dev']}")
+
+
+def test_a_manifest_without_utterances_is_an_error(tone_settings, tmp_path):
+    (tmp_path / "none.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"^dev: .*none\.jsonl has no utterances$"):
+        training.train(tone_settings(f"data.dev={tmp_path / 'none.jsonl'}"))
 
 
 def test_new_settings_leave_the_identity_of_earlier_runs_as_it_was(tone_settings):
@@ -173,6 +284,22 @@ def test_a_file_that_becomes_unreadable_while_training_is_replaced_and_named(tmp
     assert batch.files == [str(path) for path in files[1:]]
     [batch] = data.test_dataloader()
     assert not batch.texts
+
+
+def test_a_stopped_run_goes_on_with_the_data_it_had_only(tone_settings, tones, tmp_path, power_cut):
+    shutil.copytree(tones["train"].parent, tmp_path / "copy")
+    manifest = tmp_path / "copy" / "train.jsonl"
+    settings = tone_settings(f"data.train={manifest}", "trainer.max_epochs=1")
+    with power_cut(2):
+        training.train(settings)
+    whole = manifest.read_text()
+    manifest.write_text("".join(whole.splitlines(keepends=True)[1:]))
+    with pytest.raises(UserError, match=r"^data has changed .*: 40 utterances of train, now 39; move"):
+        training.train(settings)
+    manifest.write_text(whole)
+    assert training.train(settings)["resumed"]
+    data = SpeechData({"train": []}, Alphabet("a"), sample_rate=RATE, batch=1, seed=0, workers=0)
+    data.load_state_dict({"epoch": 1, "batches": 2})  # as it was written before
 
 
 @pytest.mark.parametrize("gone", [5, 6])
@@ -293,6 +420,49 @@ def test_prepare_keeps_what_another_manifest_of_the_folder_left_out(recordings, 
     assert json.loads(line)["original_text"] == json.loads(line)["text"].upper() + "."
 
 
+def spoken(folder: Path, texts: list[str]) -> Path:
+    """Recordings of a second each, with .txt."""
+    folder.mkdir()
+    for i, text in enumerate(texts):
+        soundfile.write(folder / f"{i:02d}.wav", sing(), RATE)
+        (folder / f"{i:02d}.txt").write_text(text)
+    return folder
+
+
+def test_why_nothing_is_usable_comes_before_what_is_split(tmp_path):
+    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    out = tmp_path / "out"
+    few = spoken(tmp_path / "few", ["One", "日", "本"])
+    with pytest.raises(UserError, match=r"2 recordings were left out, see .*rejects\.jsonl$"):
+        prepare(Request(few, out), settings)
+    assert len((out / "rejects.jsonl").read_text().splitlines()) == 2
+    (few / "00.txt").write_text("日")
+    with pytest.raises(
+        UserError, match=r"none of 3 recordings can be used, see .*rejects\.jsonl; the first: its"
+    ):
+        prepare(Request(few, out), settings)
+    enough = spoken(tmp_path / "enough", [f"word {letter}" for letter in "abcdefghij"])
+    prepare(Request(enough, tmp_path / "two", dev=0, test=0.2), settings)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {
+        "train.jsonl",
+        "test.jsonl",
+        "rejects.jsonl",
+    }
+
+
+def test_two_rows_of_one_file_keep_their_own_texts_also_when_cleaned_again(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sing(), RATE)
+    (tmp_path / "t.csv").write_text("file,text\na.wav,One.\na.wav,Two!\na.wav,日\na.wav,本\n")
+    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    prepare(Request(tmp_path / "t.csv", tmp_path / "m.jsonl"), settings)
+    rejects = map(json.loads, (tmp_path / "rejects.jsonl").read_text().splitlines())
+    assert [row["text"] for row in rejects] == ["日", "本"]
+    prepare(Request(tmp_path / "m.jsonl", tmp_path / "clean.jsonl"), settings)
+    for name in ("m", "clean"):
+        rows = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
+        assert [(row["text"], row["original_text"]) for row in rows] == [("one", "One."), ("two", "Two!")]
+
+
 class TestLayouts:
     def check(self, source: Path, *expected: tuple[str, str], layout: str = "auto") -> list[Utterance]:
         found = read_layout(source, layout)
@@ -332,6 +502,33 @@ class TestLayouts:
         table.write_text("a,b\n1,2\n")
         with pytest.raises(UserError, match=r"its heading is \['a', 'b'\]; it needs a column of files"):
             read_layout(table)
+
+    def test_spaces_of_typesetters_part_no_lines(self, tmp_path):
+        (tmp_path / "wavs").mkdir()
+        (tmp_path / "metadata.csv").write_text("LJ1|one\u2028two\x0bthree\r\nLJ2|four\x85five\n", newline="")
+        self.check(tmp_path, ("LJ1.wav", "one\u2028two\x0bthree"), ("LJ2.wav", "four\x85five"))
+        (tmp_path / "1.trans.txt").write_text("1-1 one\u2028two\n")
+        self.check(tmp_path, ("1-1.flac", "one\u2028two"), layout="librispeech")
+
+    def test_a_stray_quote_is_named_with_its_line(self, tmp_path):
+        table = tmp_path / "t.csv"
+        table.write_text('file,text\na.wav,"two\nlines"\nb.wav,"Yes, he said\nc.wav,two\nd.wav,"three"\n')
+        with pytest.raises(UserError, match=r"t\.csv, line 4: .*a quote within a text is written"):
+            read_layout(table)
+        table.write_text('file,text\na.wav,"two\nlines"\nb.wav\n')
+        found = self.check(table, ("a.wav", "two\nlines"), ("t.csv", ""))
+        assert (found[1].problem or "").startswith("line 4 is not a row")
+
+    def test_a_tsv_without_clips_is_a_table(self, tmp_path):
+        (tmp_path / "t.tsv").write_text("path\tsentence\na.wav\tone\n")
+        [found] = self.check(tmp_path / "t.tsv", ("a.wav", "one"))
+        assert found.audio == tmp_path / "a.wav"
+
+    def test_two_recordings_of_one_name_share_their_text(self, tmp_path):
+        for name in ("a.wav", "a.flac", "b.opus", "b.txt"):
+            (tmp_path / name).touch()
+        (tmp_path / "a.txt").write_text("one")
+        self.check(tmp_path, ("a.flac", "one"), ("a.wav", "one"), ("b.opus", ""))
 
     def test_text_files_beside_audio(self, tmp_path):
         (tmp_path / "deep").mkdir()

@@ -35,7 +35,7 @@ def test_the_table_of_the_documentation_is_true(row):
 
 
 def test_the_table_is_there():
-    assert len(ROWS) == 15
+    assert len(ROWS) == 21
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -56,6 +56,47 @@ def test_texts_in_the_letters_of_the_alphabet_stay(name, data):
     assert NORMALISERS[name](text) == text
 
 
+@pytest.mark.parametrize("name", LANGUAGES)
+@settings(max_examples=100, deadline=None)
+@given(
+    parts=st.lists(
+        st.sampled_from([*"'' ab!.,-_^%½²\u2019\u2018é/\u200d\u0301\u2212", "9.9th", "1,000", "3rds", "12"]),
+        max_size=10,
+    )
+)
+def test_normalising_numbers_and_quotes_twice_changes_nothing_more(name, parts):
+    once = NORMALISERS[name]("".join(parts))
+    assert NORMALISERS[name](once) == once
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("100thousand", "one hundred thousand"),
+        ("1,234.50", "one thousand two hundred and thirty four point five zero"),
+        ("'Say 'no' twice', don't", "say no twice don't"),
+        ("the dogs' bone isn't 'theirs", "the dogs' bone isn't 'theirs"),
+        ("x² H₂O", "x^ two h two o"),
+        ("from \u22120.5 to 1st-5", "from minus zero point five to first five"),
+    ],
+)
+def test_numbers_and_quotes(written, said):
+    assert NORMALISERS["english"](written) == said
+
+
+def test_every_language_of_num2words_says_or_leaves_what_comes():
+    node = {key: value for key, value in SETTINGS["english"]["text"].items() if key != "_target_"}
+    for language, wanted in {
+        "fr": "moins un virgule zéro",
+        "it": None,
+        "ru": None,
+        "bn": None,
+        "ce": None,
+    }.items():
+        said = Normaliser(**(node | {"language": language, "accents": "keep"}))("-1.0 12.5 3rd ½")
+        assert wanted is None or said.startswith(wanted)
+
+
 def test_numbers_too_large_to_say_stay():
     assert NORMALISERS["english"]("9" * 400) == "9" * 400
 
@@ -74,5 +115,10 @@ def test_a_corpus_of_texts_as_people_write_them_says_what_would_help(tone_settin
     manifest = tmp_path / "train.jsonl"
     lines = tones["train"].read_text().replace('"train-', f'"{tones["train"].parent}/train-')
     manifest.write_text(re.sub(r'"text": "(.*?)"', lambda m: f'"text": "{m[1].upper()}."', lines))
-    with pytest.raises(UserError, match="text=english writes numbers out, makes letters small"):
+    with pytest.raises(
+        UserError, match="; text=english or text=german writes numbers out, makes letters small"
+    ):
+        training.train(tone_settings(f"data.train={manifest}"))
+    manifest.write_text(re.sub(r'"text": "(.*?)"', r'"text": "\1 ü"', lines))
+    with pytest.raises(UserError, match="; text=german writes numbers out"):
         training.train(tone_settings(f"data.train={manifest}"))

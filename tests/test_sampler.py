@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocksparse_rnn.data.sampler import BucketBatchSampler
+from blocksparse_rnn.errors import UserError
 
 DURATIONS = [float(i % 17 + 1) + i / 100 for i in range(45)]
 
@@ -39,6 +40,12 @@ def test_ranks_share_every_batch():
     shares = [epoch(BucketBatchSampler(DURATIONS, batch=8, seed=0, rank=r, world=2), 1) for r in (0, 1)]
     for batch, first, second in zip(whole, *shares, strict=True):
         assert sorted(first + second) == sorted(batch)
+
+
+def test_weights_that_draw_nothing_are_an_error_and_never_mean_everything():
+    with pytest.raises(UserError, match="draw no utterance at all"):
+        BucketBatchSampler(DURATIONS, batch=8, seed=0, weights=[0.001] * 45)
+    assert len(epoch(BucketBatchSampler(DURATIONS, batch=8, seed=0, weights=[0.03] * 45), 1)) == 1
 
 
 @pytest.mark.parametrize("done", [0, 1, 5])

@@ -1,7 +1,9 @@
 """Corpora in tar files: complete, in an order as exact as that of files, in memory that does not grow."""
 
+import gzip
 import io
 import json
+import os
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -34,8 +36,12 @@ def noise(seconds: float, seed: int) -> np.ndarray:
 
 
 def corpus(folder: Path, pattern: str, **changes) -> Shards:
+    """A corpus to train on; dev and test are an empty shard."""
+    (folder / "rest").mkdir(exist_ok=True)
+    tarfile.open(folder / "rest" / "rest.tar", "w").close()
     common = {"window": None, "longest": None, "folder": str(folder / "corpora"), "workers": 2}
-    return Shards(**(common | dict.fromkeys(("train", "dev", "test"), str(folder / pattern)) | changes))
+    rest = dict.fromkeys(("dev", "test"), str(folder / "rest"))
+    return Shards(**(common | rest | {"train": str(folder / pattern)} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +58,8 @@ def written(tmp_path_factory) -> tuple[Path, list[Utterance]]:
     return folder, utterances
 
 
-def usable(folder: Path, window: int = 2) -> ShardedUtterances:
-    found = corpus(folder, "train-*.tar", window=window).prepare()["train"]
+def usable(folder: Path, window: int = 2, pattern: str = "train-*.tar") -> ShardedUtterances:
+    found = corpus(folder, pattern, window=window).prepare()["train"]
     assert isinstance(found, ShardedUtterances)
     assert split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))[1] == []
     return found
@@ -95,6 +101,9 @@ def test_what_is_wrong_in_a_shard_is_a_reject(written, tmp_path):
             "empty": {"flac": b"", "txt": "ab"},
             "mute": {"flac": good},
             "odd": {"flac": good, "json": b'{"words": 1}'},
+            "null": {"flac": good, "json": b'{"text": null}'},
+            "list": {"flac": good, "json": b'{"text": ["ab"]}'},
+            "both": {"flac": good, "json": b'{"speaker": 1}', "txt": "ab"},
             "text": {"txt": "ab"},
             "german": {"flac": good, "txt": "äh"},
         }.items():
@@ -102,6 +111,7 @@ def test_what_is_wrong_in_a_shard_is_a_reject(written, tmp_path):
     whole = (folder / "train-000000.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(whole[: len(whole) * 2 // 3])
     (tmp_path / "c.tar").write_bytes(b"no tar file at all" * 100)
+    (tmp_path / "d.tar").write_bytes(gzip.compress(whole))
     found = corpus(tmp_path, "*.tar").prepare()["train"]
     _, rejects = split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))
     reasons = {reject.utterance.audio.name: reject.reason for reject in rejects}
@@ -110,16 +120,64 @@ def test_what_is_wrong_in_a_shard_is_a_reject(written, tmp_path):
         "empty.flac": "the file is empty",
         "mute.flac": "there is no .json or .txt with it",
         "odd.flac": "odd.json has no text in it",
+        "null.flac": "null.json has no text in it",
+        "list.flac": "list.json has no text in it",
         "german.flac": "its text has",
         "b.tar": "the shard breaks off or is no tar file",
         "c.tar": "the shard breaks off or is no tar file",
+        "d.tar": "the shard breaks off or is no tar file (it must not be compressed)",
     }.items():
         assert reasons[name].startswith(expected), name
     assert any("there is no audio with it" in reason for reason in reasons.values())
-    assert found[0].audio.name == "ok.flac"
+    assert [u.audio.name for u in list(found)[:2]] == ["ok.flac", "both.flac"]
     assert len(found) > 2
     with pytest.raises(UserError, match=r"data\.train=.*no shards; give a folder of \.tar files"):
         corpus(tmp_path, "*.tgz").prepare()
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24"])
+def test_a_part_of_a_file_keeps_its_loudness_in_a_shard(tmp_path, subtype):
+    wave = np.concatenate([np.zeros(RATE), noise(1, 0), [1.5]])
+    soundfile.write(tmp_path / "long.wav", wave, RATE, subtype=subtype)
+    part = Utterance(tmp_path / "long.wav", 1.0, "ab", offset=1.0)
+    write_shards([part], tmp_path, "train", 1)
+    found = usable(tmp_path)
+    [read] = SpeechData(
+        dict.fromkeys(("train", "dev", "test"), found),
+        ALPHABET,
+        sample_rate=RATE,
+        batch=1,
+        seed=0,
+        workers=0,
+    ).val_dataloader()
+    np.testing.assert_allclose(read.wave_BS[0].numpy(), wave[RATE : 2 * RATE], atol=1e-4)
+
+
+def test_fewer_shards_take_the_place_of_more_also_in_a_folder_with_a_percent_sign(written, tmp_path):
+    folder = tmp_path / "100%s"
+    folder.mkdir()
+    others = [folder / "train-a.tar", folder / "dev-000003.tar"]
+    for path in others:
+        path.touch()
+    assert write_shards(written[1], folder, "train", 0.02) > 4
+    (folder / "train-000002.tar").unlink()
+    assert write_shards(written[1][:2], folder, "train", 1) == 1
+    assert sorted(folder.iterdir()) == sorted([*others, folder / "train-000000.tar"])
+
+
+def test_a_disk_that_fails_while_a_shard_is_inspected_leaves_no_note(written, tmp_path, monkeypatch):
+    (tmp_path / "a.tar").write_bytes((written[0] / "train-000000.tar").read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.ExFileObject, "read", lambda *_: os.read(-1, 1))
+        with pytest.raises(UserError, match=r"cannot read .*a\.tar: Bad file descriptor"):
+            corpus(tmp_path, "*.tar").prepare()
+    assert len(usable(tmp_path, pattern="a.tar")) > 2
+
+
+def test_a_shard_belongs_to_train_or_to_what_judges_it(written, tmp_path):
+    (tmp_path / "link").symlink_to(written[0])
+    with pytest.raises(UserError, match=r"data\.train and data\.test both have .*train-\*\.tar"):
+        corpus(tmp_path, "link", test=str(written[0] / "train-000001.tar")).prepare()
 
 
 def test_one_window_gives_the_order_of_files(written):

@@ -34,7 +34,7 @@ class BeamDecoder:
         threshold: hypotheses that are worse than the best by more are dropped.
 
     Raises:
-        UserError: a file is missing, or flashlight-text or kenlm is.
+        UserError: a file is missing, or flashlight-text or kenlm is. Files are read at the first call.
     """
 
     def __init__(
@@ -86,25 +86,33 @@ class BeamDecoder:
         if words is not None and " " not in alphabet.letters:
             raise UserError("decoder.lexicon: the alphabet has no space to part words; decoder.lexicon=null")
         with tempfile.TemporaryDirectory() as folder:
-            decoder = _library()(
-                lexicon=None if words is None else _spell(words, alphabet, space, Path(folder)),
-                tokens=tokens if space in tokens else [*tokens, space],
-                lm=self.lm,
-                lm_weight=self.alpha,
-                # A search without words counts them by the spaces between.
-                word_score=self.beta,
-                sil_score=0.0 if words is not None else self.beta,
-                beam_size=self.beam,
-                beam_threshold=self.threshold,
-                blank_token=BLANK,
-                sil_token=space,
-            )
+            lexicon = None if words is None else _spell(words, alphabet, space, Path(folder))
+            try:
+                decoder = _library()(
+                    lexicon=lexicon,
+                    tokens=tokens if space in tokens else [*tokens, space],
+                    lm=self.lm,
+                    lm_weight=self.alpha,
+                    # A search without words counts them by the spaces between.
+                    word_score=self.beta,
+                    sil_score=0.0 if words is not None else self.beta,
+                    beam_size=self.beam,
+                    beam_threshold=self.threshold,
+                    blank_token=BLANK,
+                    sil_token=space,
+                )
+            except (RuntimeError, UnicodeDecodeError) as error:  # KenLM may quote what isn't UTF-8
+                reason = " ".join(str(error).split())
+                raise UserError(f"decoder.lm={self.lm}: KenLM can't read it: {reason}") from None
         return decoder, words is not None
 
     def _words(self) -> list[str] | None:
         """Words that may be written; None for any."""
         if self.lexicon is not None:
-            lines = Path(self.lexicon).read_text(encoding="utf-8").splitlines()
+            try:
+                lines = Path(self.lexicon).read_text(encoding="utf-8").split("\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"decoder.lexicon={self.lexicon}: {error}") from None
             return [line.split()[0] for line in lines if line.strip()]
         if self.lm is None:
             return None

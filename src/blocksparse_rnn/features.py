@@ -71,6 +71,8 @@ class Features(nn.Module):
         self.normalisation = normalisation
         win_length, self.hop_length = round(window * sample_rate), round(hop * sample_rate)
         self.n_fft = n_fft or win_length
+        if win_length < 1:
+            raise UserError(f"features.window={window}: must be at least one sample long")
         if self.n_fft < win_length:
             raise UserError(f"features.n_fft={n_fft}: must be at least a window of {win_length} samples")
         if self.hop_length < 1:

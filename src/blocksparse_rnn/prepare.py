@@ -85,23 +85,29 @@ def prepare(request: Request, settings: dict[str, Any]) -> str:
     normalise = build(settings["text"]) if settings["text"] else None
     accepted, rejects = split_usable(offered, alphabet, output_frames, normalise)
     usable = list(accepted)
-    original = {(u.audio, u.offset): u.text for u in offered}
 
     single = request.out.suffix == ".jsonl"
     folder = request.out.parent if single else request.out
-    splits = {request.out.name: usable} if single else _split(usable, request.dev, request.test)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    _write_rejects(folder / "rejects.jsonl", request.out.name if single else None, rejects, original)
+    _write_rejects(folder / "rejects.jsonl", request.out.name if single else None, rejects)
     if not usable:
         raise UserError(
             f"{request.source}: none of {len(offered)} recordings can be used, see {folder / 'rejects.jsonl'}; "
             f"the first: {rejects[0].reason}"
         )
+    if single:
+        splits = {request.out.name: usable}
+    else:
+        left_out = (
+            f"; {len(rejects)} recordings were left out, see {folder / 'rejects.jsonl'}" if rejects else ""
+        )
+        splits = _split(usable, request.dev, request.test, left_out)
     for name, utterances in splits.items():
-        _write_manifest(folder / name, utterances, original)
+        with durable_file(folder / name, "w") as file:
+            file.writelines(manifest_line(u, folder) for u in utterances)
         if request.shards is not None:
             write_shards(utterances, folder, name.removesuffix(".jsonl"), request.shards)
     return "\n".join(
@@ -124,14 +130,22 @@ def _output_frames(settings: dict[str, Any]) -> Callable[[float], int]:
     return output_frames
 
 
-def _split(utterances: list[Utterance], dev: float, test: float) -> dict[str, list[Utterance]]:
-    """Part by text, so that no sentence of dev or test is in train; the same recordings part the same way."""
+def _split(utterances: list[Utterance], dev: float, test: float, left_out: str) -> dict[str, list[Utterance]]:
+    """Part by text, so that no sentence of dev or test is in train; the same recordings part the same way.
+
+    Args:
+        utterances: all that can be used.
+        dev: share of the hours; 0 for no such split.
+        test: likewise.
+        left_out: what to add where the texts are too few.
+    """
     by_text: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         by_text.setdefault(utterance.text, []).append(utterance)
     total = sum(u.duration for u in utterances)
-    wanted = {"dev.jsonl": dev * total, "test.jsonl": test * total}
-    splits: dict[str, list[Utterance]] = {"train.jsonl": [], "dev.jsonl": [], "test.jsonl": []}
+    shares = {"dev.jsonl": dev, "test.jsonl": test}
+    wanted = {name: share * total for name, share in shares.items() if share > 0}
+    splits: dict[str, list[Utterance]] = {name: [] for name in ("train.jsonl", *wanted)}
     for text in sorted(by_text, key=lambda text: hashlib.sha256(text.encode()).digest()):
         name = next((name for name, seconds in wanted.items() if seconds > 0), "train.jsonl")
         splits[name] += by_text[text]
@@ -140,21 +154,12 @@ def _split(utterances: list[Utterance], dev: float, test: float) -> dict[str, li
     empty = [name for name, members in splits.items() if not members]
     if empty:
         raise UserError(
-            f"{len(by_text)} different texts are too few for {', '.join(empty)}; give one OUT.jsonl"
+            f"{len(by_text)} different texts are too few for {', '.join(empty)}; give one OUT.jsonl{left_out}"
         )
     return splits
 
 
-def _write_manifest(path: Path, utterances: list[Utterance], original: dict[Any, str]) -> None:
-    with durable_file(path, "w") as file:
-        for u in utterances:
-            before = original[u.audio, u.offset]
-            file.write(
-                manifest_line(u, path.parent, **({} if before == u.text else {"original_text": before}))
-            )
-
-
-def _write_rejects(path: Path, manifest: str | None, rejects: list[Reject], original: dict[Any, str]) -> None:
+def _write_rejects(path: Path, manifest: str | None, rejects: list[Reject]) -> None:
     """Name what was left out; what other manifests of the folder left out stays."""
     kept = []
     if manifest is not None and path.is_file():
@@ -164,7 +169,7 @@ def _write_rejects(path: Path, manifest: str | None, rejects: list[Reject], orig
         {
             **({} if manifest is None else {"manifest": manifest}),
             "audio_filepath": str(r.utterance.audio.absolute()),
-            "text": original[r.utterance.audio, r.utterance.offset],
+            "text": r.utterance.text if r.utterance.original_text is None else r.utterance.original_text,
             "reason": r.reason,
         }
         for r in rejects

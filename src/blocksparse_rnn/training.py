@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +20,14 @@ from typing import Annotated, Any, Literal
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from omegaconf import OmegaConf
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from blocksparse_rnn import ranks
 from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights, resume_point
+from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.data.augment import Augmenter
@@ -141,6 +143,8 @@ def _train(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict
 def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
     pl.seed_everything(settings["seed"], verbose=False)
     recogniser = build_recogniser(settings)
+    # A decoder reads its files when it is first used; better now than after an epoch.
+    recogniser.decoder(torch.zeros(1, 1, len(recogniser.alphabet)), [1], recogniser.alphabet)
     if ranks.rank():
         # Else all would mask the same of their utterances. Not by torch alone: Lightning seeds again as it starts.
         pl.seed_everything(settings["seed"] + ranks.rank(), verbose=False)
@@ -331,12 +335,13 @@ def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) 
             {"split": name, "audio_filepath": str(r.utterance.audio), "reason": r.reason} for r in rejects
         ]
         offered = len(usable[name]) + len(rejects)
-        share = len(rejects) / offered if offered else 1.0
-        if not usable[name] or share > settings["max_rejects"]:
-            example = f"; the first: {rejected[-len(rejects)]['reason']}" if rejects else ""
+        if not offered:
+            raise UserError(f"{name}: {settings['data'].get(name)} has no utterances")
+        if not usable[name] or len(rejects) / offered > settings["max_rejects"]:
+            advice = "" if normalise else _advice(rejects, recogniser.alphabet)
             raise UserError(
-                f"data: {len(rejects)} of the {offered} utterances of {name} can't be used, more "
-                f"than max_rejects={settings['max_rejects']} allows{example}{_advice(rejects, normalise)}"
+                f"data: {len(rejects)} of the {offered} utterances of {name} can't be used, more than "
+                f"max_rejects={settings['max_rejects']} allows; the first: {rejects[0].reason}{advice}"
             )
     if rejected:
         run.write_rejects(rejected)
@@ -365,10 +370,22 @@ def _make_augmenter(settings: dict[str, Any], recogniser: Recogniser) -> Augment
     )
 
 
-def _advice(rejects: list[Reject], normalise: Callable[[str], str] | None) -> str:
-    if normalise is None and any("which the alphabet lacks" in reject.reason for reject in rejects):
-        return "; text=english writes numbers out, makes letters small and drops punctuation"
-    return ""
+def _advice(rejects: list[Reject], alphabet: Alphabet) -> str:
+    """Which settings of texts have the letters that the alphabet lacks, in most of the texts."""
+    unknown = [
+        {letter for letter in alphabet.unknown(reject.utterance.text.lower()) if letter.isalpha()}
+        for reject in rejects
+        if "which the alphabet lacks" in reject.reason
+    ]
+    have: dict[str, int] = {}
+    for path in sorted((CONF / "text").glob("*.yaml")):
+        node = OmegaConf.load(path)
+        if node.text is not None:
+            have[f"text={path.stem}"] = sum(letters <= set(node.alphabet) for letters in unknown)
+    names = [name for name, texts in have.items() if texts and texts == max(have.values())]
+    if not names:
+        return ""
+    return f"; {' or '.join(names)} writes numbers out, makes letters small and drops punctuation"
 
 
 def _measure_features(recogniser: Recogniser, data: SpeechData) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from blocksparse_rnn.data.audio import load_audio
+from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, load_audio
 from blocksparse_rnn.data.manifest import Utterance, read_manifest
 from blocksparse_rnn.decode import GreedyDecoder
 from blocksparse_rnn.errors import UserError
@@ -24,7 +24,6 @@ from blocksparse_rnn.runtime.file import UNFIT, first_line, read_network
 from blocksparse_rnn.runtime.network import Network, NetworkStream
 from blocksparse_rnn.text import Alphabet
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 LEAST_CHUNK = 8
 """Frames of logits that a stream computes at once at least: with fewer, weights leave the cache in between."""
 _BATCH_FILES = 16

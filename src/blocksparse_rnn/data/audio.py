@@ -1,8 +1,16 @@
-"""Reading audio files into waveforms."""
+"""Reading audio files into waveforms.
 
+Shapes: S samples, C channels.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio.functional as audio
@@ -10,7 +18,77 @@ from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
+NO_LENGTH = "its header lacks its length; encode it to a file, not to a pipe"
+"""What is said of a file that can be decoded only to an end that nobody knows."""
+_MOST_PHASES = 1000
+"""Filters of a resampler, one for each phase of the two rates; more of them take gigabytes."""
+
+
+def open_audio(source: Path | IO[bytes]) -> soundfile.SoundFile:
+    """Open a file, or the bytes of one.
+
+    Raises:
+        soundfile.LibsndfileError: it can't be opened or is no audio.
+        ValueError: its path isn't one, or it is raw.
+    """
+    try:
+        # As bytes, since a name needn't be UTF-8.
+        return soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else source)
+    except TypeError:  # soundfile goes by the suffix
+        raise ValueError("raw audio lacks the header that says its rate and format") from None
+
+
+def lacks_length(file: soundfile.SoundFile) -> bool:
+    """Whether a FLAC doesn't say how long it is."""
+    return file.frames == 2**63 - 1
+
+
+@contextmanager
+def _opened(source: Path | IO[bytes]) -> Iterator[soundfile.SoundFile]:
+    """A file of known length; what is wrong with it, also in reading it, becomes a UserError."""
+    try:
+        with open_audio(source) as file:
+            if lacks_length(file):
+                raise ValueError(NO_LENGTH)
+            yield file
+    except (OSError, ValueError, soundfile.LibsndfileError) as error:
+        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        name = source if isinstance(source, Path) else source.name
+        raise UserError(f"cannot read audio from {name}: {reason}") from None
+
+
+def audio_seconds(path: Path) -> float:
+    """Length of a file, as its header says; raises UserError where it is missing or is no audio."""
+    with _opened(path) as file:
+        return file.frames / file.samplerate
+
+
+def read_samples(
+    source: Path | IO[bytes], offset: float | None = None, duration: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Samples (S, C) of a file, or of a part of it, in [-1, 1] where it holds whole numbers, and their rate.
+
+    Args:
+        source: a file, or the bytes of one.
+        offset: second at which the part begins; None for the whole file.
+        duration: seconds of the part, where there is an offset.
+
+    Raises:
+        UserError: the file is missing or is no audio.
+    """
+    with _opened(source) as file:
+        start, end = 0, file.frames
+        if offset is not None and duration is not None:
+            start = round(offset * file.samplerate)
+            end = start + round(duration * file.samplerate)
+        skipped = 0
+        if file.seekable():
+            file.seek(start)
+            skipped = start
+        # What can't be sought in, such as GSM 6.10, is decoded from its beginning.
+        wave_SC = file.read(end - skipped, dtype="float32", always_2d=True)[start - skipped :]
+        return wave_SC, file.samplerate
 
 
 def load_audio(
@@ -27,16 +105,16 @@ def load_audio(
     Raises:
         UserError: the file is missing or is no audio.
     """
-    try:
-        with soundfile.SoundFile(source) as file:
-            frames = -1
-            if offset is not None and duration is not None:
-                file.seek(round(offset * file.samplerate))
-                frames = round(duration * file.samplerate)
-            wave_SC = file.read(frames, dtype="float32", always_2d=True)
-            file_rate = file.samplerate
-    except (OSError, soundfile.LibsndfileError) as error:
-        name = source if isinstance(source, Path) else source.name
-        raise UserError(f"cannot read audio from {name}: {error}") from None
+    wave_SC, file_rate = read_samples(source, offset, duration)
     wave_S = torch.from_numpy(wave_SC).mean(dim=1)
-    return wave_S if file_rate == sample_rate else audio.resample(wave_S, file_rate, sample_rate)
+    if file_rate == sample_rate or not len(wave_S):
+        return wave_S
+    if file_rate // math.gcd(file_rate, sample_rate) > _MOST_PHASES:
+        return _resample_whole(wave_S, -(-len(wave_S) * sample_rate // file_rate))
+    return audio.resample(wave_S, file_rate, sample_rate)
+
+
+def _resample_whole(wave_S: Tensor, samples: int) -> Tensor:
+    """The waveform in another number of samples, by one Fourier transform over all of it."""
+    spectrum_F = torch.fft.rfft(wave_S)[: samples // 2 + 1]
+    return torch.fft.irfft(spectrum_F, samples) * (samples / len(wave_S))

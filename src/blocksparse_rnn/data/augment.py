@@ -15,7 +15,7 @@ import torch
 import torchaudio.functional as audio
 from torch import Tensor
 
-from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, load_audio
+from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, audio_seconds, load_audio
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.text import Alphabet, ctc_frames_needed
 
@@ -96,9 +96,9 @@ class Noise:
     def _noise(self, samples: int, sample_rate: int, rng: np.random.Generator) -> Tensor | None:
         if self.files is None:
             return _coloured_noise(samples, rng.uniform(0, 2), rng)
-        noise_S = _read_any(self.files, sample_rate, rng)
-        if noise_S is None:
-            return None
+        noise_S = _read_any(self.files, sample_rate, rng, samples / sample_rate)
+        if noise_S is None or len(noise_S) > samples:
+            return noise_S if noise_S is None else noise_S[:samples]
         start = int(rng.integers(len(noise_S)))
         return noise_S.repeat(2 + samples // len(noise_S))[start : start + samples]
 
@@ -215,11 +215,16 @@ def _files(name: str, folder: str) -> list[Path]:
     return files
 
 
-def _read_any(files: list[Path], sample_rate: int, rng: np.random.Generator) -> Tensor | None:
-    """One of the files; None where several in a row can't be read."""
+def _read_any(
+    files: list[Path], sample_rate: int, rng: np.random.Generator, seconds: float = np.inf
+) -> Tensor | None:
+    """One of the files, or a random part of it with a little more than so many seconds; None where several fail."""
     for _ in range(_TRIES):
+        path = files[rng.integers(len(files))]
         try:
-            wave_S = load_audio(files[rng.integers(len(files))], sample_rate)
+            beyond = audio_seconds(path) - seconds - 0.1
+            part = (rng.uniform(0, beyond), seconds + 0.1) if beyond > 0 else (None, None)
+            wave_S = load_audio(path, sample_rate, *part)
         except UserError:
             continue
         if len(wave_S) and torch.isfinite(wave_S).all():

@@ -1,11 +1,30 @@
 """Which utterances can be trained on. One that can't is named with its reason and left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from blocksparse_rnn.data.utterance import Utterance
+from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.text import Alphabet, ctc_frames_needed
+
+
+def keep_apart(sources: Mapping[str, Iterable[Path]], advice: str) -> None:
+    """Hold the files of train against those of dev and test.
+
+    Args:
+        sources: manifests or shards of each split.
+        advice: what to do where one is in two of them.
+
+    Raises:
+        UserError: dev or test has a file of train.
+    """
+    train = {path.resolve() for path in sources["train"]}
+    for split in ("dev", "test"):
+        both = train.intersection(path.resolve() for path in sources[split])
+        if both:
+            raise UserError(f"data.train and data.{split} both have {min(both)}; {advice}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,8 @@ def split_usable(
 
     def check(utterance: Utterance) -> Utterance | Reject:
         if normalise is not None:
-            utterance = replace(utterance, text=normalise(utterance.text))
+            written = utterance.text if utterance.original_text is None else utterance.original_text
+            utterance = replace(utterance, text=normalise(utterance.text), original_text=written)
         reason = _problem(utterance, alphabet, output_frames)
         return Reject(utterance, reason) if reason else utterance
 

@@ -224,18 +224,30 @@ class SpeechData(pl.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where training stands: the epoch to go on in, and the batches done in it."""
+        """Where training stands: the epoch to go on in, the batches done in it, and what they are batches of."""
         trainer, sampler = self.trainer, self._sampler
         assert trainer is not None
         assert sampler is not None
         progress = trainer.fit_loop.epoch_loop.batch_progress
         # Not `completed`: that is counted only after the hooks in which checkpoints are saved.
         done = progress.current.processed  # type: ignore[attr-defined]
+        about = {"utterances": len(self.datasets["train"])}
         if done < len(sampler):
-            return {"epoch": trainer.current_epoch, "batches": done}
-        return {"epoch": trainer.current_epoch + 1, "batches": 0}
+            return {"epoch": trainer.current_epoch, "batches": done, **about}
+        return {"epoch": trainer.current_epoch + 1, "batches": 0, **about}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where a training stood.
+
+        Raises:
+            UserError: with other data, whose batches come in another order.
+        """
+        before, now = state.get("utterances"), len(self.datasets["train"])
+        if before not in (None, now):
+            raise UserError(
+                f"data has changed since this run was stopped: {before} utterances of train, now {now}; "
+                "move the run's folder away to start afresh"
+            )
         self._resume = (state["epoch"], state["batches"])
         if self._sampler is not None:
             self._sampler.resume(*self._resume)

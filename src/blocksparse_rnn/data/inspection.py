@@ -12,8 +12,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from blocksparse_rnn.data.audio import NO_LENGTH, lacks_length, open_audio
 from blocksparse_rnn.data.utterance import Utterance
-from blocksparse_rnn.errors import cannot_write
+from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import cores, only_one
 
 MEMORY = "inspected.jsonl"
@@ -25,6 +26,7 @@ TOLERANCE = 0.1
 
 _BLOCK = 1 << 16  # frames decoded at a time, so that a file of hours takes no memory
 _UNKNOWN_LENGTH = 0x7FFFF000  # written by programs that stream and can't go back to the header
+_SYSTEM_ERROR = 2  # libsndfile's number of what the system, not the file, is to blame for
 _WAV_LENGTHS = re.compile(r"data : (\d+) \(should be (\d+)\)")
 
 
@@ -34,6 +36,8 @@ class Finding:
 
     seconds: float
     problem: str | None = None
+    passes: bool = False
+    """Whether the problem may be gone the next time: a mount that is away, too many open files."""
 
 
 def inspect_file(path: Path) -> Finding:
@@ -43,7 +47,9 @@ def inspect_file(path: Path) -> Finding:
     except FileNotFoundError:
         return Finding(0, "the file is missing")
     except OSError as error:
-        return Finding(0, f"the file can't be read: {error.strerror or error}")
+        return Finding(0, f"the file can't be read: {error.strerror or error}", passes=True)
+    except ValueError as error:  # no name of a file has a NUL in it
+        return Finding(0, f"the file can't be read: {error}")
 
 
 def inspect_sound(source: Path | IO[bytes], size: int) -> Finding:
@@ -51,11 +57,14 @@ def inspect_sound(source: Path | IO[bytes], size: int) -> Finding:
     if size == 0:
         return Finding(0, "the file is empty (0 bytes)")
     try:
-        with soundfile.SoundFile(source) as file:
+        with open_audio(source) as file:
+            if lacks_length(file):
+                return Finding(0, NO_LENGTH)
             frames, peak = _decode(file)
             return Finding(frames / file.samplerate, _sound_problem(file, frames, peak))
     except soundfile.LibsndfileError as error:
-        return Finding(0, f"not readable as audio: {error.error_string.removeprefix('Error : ')}")
+        reason = error.error_string.removeprefix("Error : ")
+        return Finding(0, f"not readable as audio: {reason}", passes=error.code == _SYSTEM_ERROR)
 
 
 def _decode(file: soundfile.SoundFile) -> tuple[int, float]:
@@ -91,9 +100,16 @@ class Inspector:
         memory: file in which findings are kept, in the folder of corpora; None keeps none.
         workers: threads; None takes all cores.
         longest: most seconds of an utterance; None stands for `LONGEST`.
+
+    Raises:
+        UserError: `workers` or `longest` isn't above 0.
     """
 
     def __init__(self, memory: Path | None, workers: int | None, longest: float | None) -> None:
+        if longest is not None and not longest > 0:
+            raise UserError(f"data.longest={longest:g}: must be above 0 seconds, or null for a minute")
+        if workers is not None and workers < 1:
+            raise UserError(f"data.workers={workers}: must be at least 1, or null for all cores")
         self.memory = memory
         self.workers = workers or cores()
         self.longest = LONGEST if longest is None else longest
@@ -122,8 +138,9 @@ class Inspector:
                 # Appended to one by one, so that a long inspection that is stopped goes on later.
                 with open(self.memory, "a", encoding="utf-8") as memory:
                     for path, finding in self._inspect(new):
-                        row = [*stamps[path], finding.seconds, finding.problem]
-                        memory.write(json.dumps(row) + "\n")
+                        if not finding.passes:
+                            row = [*stamps[path], finding.seconds, finding.problem]
+                            memory.write(json.dumps(row) + "\n")
                         found[path] = finding
             except OSError as error:
                 raise cannot_write(self.memory, error) from error
@@ -169,7 +186,7 @@ class Inspector:
 def _stamp(path: Path) -> tuple[str, int, int]:
     try:
         about = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return str(path.absolute()), -1, -1
     return str(path.absolute()), about.st_size, about.st_mtime_ns
 

@@ -11,9 +11,10 @@ jsonl        a manifest, to check and clean it
 import csv
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from blocksparse_rnn.data.audio import AUDIO_SUFFIXES
-from blocksparse_rnn.data.manifest import read_manifest
+from blocksparse_rnn.data.manifest import read_manifest, seconds
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
 
@@ -36,7 +37,7 @@ def read_layout(source: Path, layout: str = "auto") -> list[Utterance]:
         raise UserError(f"{source}: no such file or folder")
     try:
         utterances = LAYOUTS[_recognise(source) if layout == "auto" else layout](source)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {source}: {error}") from None
     if not utterances:
         raise UserError(f"{source}: no recordings in it; {_EXPECTED}")
@@ -47,7 +48,8 @@ def _recognise(source: Path) -> str:
     if source.is_file():
         if source.name == "metadata.csv" and "|" in _first_line(source):
             return "ljspeech"
-        by_suffix = {".csv": "csv", ".tsv": "commonvoice", ".jsonl": "jsonl"}
+        of_common_voice = (source.parent / "clips").is_dir()
+        by_suffix = {".csv": "csv", ".tsv": "commonvoice" if of_common_voice else "csv", ".jsonl": "jsonl"}
         if source.suffix in by_suffix:
             return by_suffix[source.suffix]
         raise UserError(f"{source}: not a folder, .csv, .tsv or .jsonl; {_EXPECTED}")
@@ -69,11 +71,14 @@ def _txt(source: Path) -> list[Utterance]:
     files = sorted(path for path in source.rglob("*") if path.is_file())
     audio = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
-    utterances = [_beside(path, texts.pop(path.with_suffix(""), None)) for path in audio]
+    utterances = [_beside(path, texts.get(path.with_suffix(""))) for path in audio]
     if utterances:
         suffixes = ", ".join(AUDIO_SUFFIXES)
         lonely = f"there is no audio of that name beside it ({suffixes})"
-        utterances += [Utterance(path, 0, "", problem=lonely) for path in texts.values()]
+        named = {path.with_suffix("") for path in audio}
+        utterances += [
+            Utterance(path, 0, "", problem=lonely) for name, path in texts.items() if name not in named
+        ]
     return utterances
 
 
@@ -93,17 +98,25 @@ def _librispeech(source: Path) -> list[Utterance]:
 
 
 def read_chapter(transcripts: Path) -> Iterator[Utterance]:
-    """Utterances of one chapter in LibriSpeech's layout."""
-    for line in transcripts.read_text(encoding="utf-8-sig").splitlines():
+    """Utterances of one chapter in LibriSpeech's layout; raises UserError where it can't be read."""
+    for line in _text_lines(transcripts):
         name, _, text = line.strip().partition(" ")
         if name:
             yield Utterance(transcripts.parent / f"{name}.flac", 0, text.strip())
 
 
+def _text_lines(path: Path) -> list[str]:
+    try:
+        # Not splitlines(), which parts lines at spaces of typesetters too.
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
 def _ljspeech(source: Path) -> list[Utterance]:
     table = source / "metadata.csv" if source.is_dir() else source
     utterances = []
-    for line in table.read_text(encoding="utf-8-sig").splitlines():
+    for line in _text_lines(table):
         name, *texts = line.split("|")
         if texts:
             utterances.append(Utterance(table.parent / "wavs" / f"{name}.wav", 0, texts[-1].strip()))
@@ -116,25 +129,34 @@ def _commonvoice(source: Path) -> list[Utterance]:
         if "validated.tsv" not in tables:
             raise UserError(f"{source}: name one of its tables: {', '.join(tables)}")
         source = source / "validated.tsv"
-    return _table(
-        source, source.parent / "clips", csv.reader(_lines(source), "excel-tab", quoting=csv.QUOTE_NONE)
-    )
+    return _table(source, source.parent / "clips", delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _csv(source: Path) -> list[Utterance]:
     heading = _first_line(source)
     delimiter = max(",;\t|", key=heading.count)
-    return _table(source, source.parent, csv.reader(_lines(source), delimiter=delimiter))
+    return _table(source, source.parent, delimiter=delimiter, strict=True)
 
 
-def _lines(source: Path) -> Iterator[str]:
+def _rows(source: Path, **dialect: Any) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a table and the lines at which they begin; `dialect` is how csv.reader reads them."""
+    line = 1
     with open(source, encoding="utf-8-sig", newline="") as file:
-        yield from file
+        reader = csv.reader(file, **dialect)
+        try:
+            for row in reader:
+                yield line, row
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f'{source}, line {line}: {error}; a quote within a text is written "like ""this"""'
+            ) from None
 
 
-def _table(source: Path, folder: Path, rows: Iterator[list[str]]) -> list[Utterance]:
+def _table(source: Path, folder: Path, **dialect: Any) -> list[Utterance]:
     """Utterances of a table's rows; paths in it are relative to `folder`."""
-    heading = [name.strip().lower() for name in next(rows, [])]
+    rows = _rows(source, **dialect)
+    heading = [name.strip().lower() for name in next(rows, (1, []))[1]]
     audio, text = _column(heading, _AUDIO_COLUMNS), _column(heading, _TEXT_COLUMNS)
     if audio is None or text is None:
         raise UserError(
@@ -143,7 +165,7 @@ def _table(source: Path, folder: Path, rows: Iterator[list[str]]) -> list[Uttera
         )
     offset, duration = _column(heading, _OFFSET_COLUMNS), _column(heading, ("duration",))
     utterances = []
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         if not any(row):
             continue
         try:
@@ -159,7 +181,7 @@ def _column(heading: list[str], names: Iterable[str]) -> int | None:
 
 
 def _seconds(row: list[str], column: int | None) -> float | None:
-    return None if column is None or not row[column].strip() else float(row[column])
+    return None if column is None or not row[column].strip() else seconds(row[column])
 
 
 def _jsonl(source: Path) -> list[Utterance]:

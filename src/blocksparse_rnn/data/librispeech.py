@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.error import URLError
@@ -50,7 +51,7 @@ class LibriSpeech:
         workers: threads that inspect audio files; None takes all cores.
 
     Raises:
-        UserError: a subset is in two splits.
+        UserError: a subset is in two splits, or `longest` or `workers` isn't above 0.
     """
 
     def __init__(
@@ -127,6 +128,12 @@ class LibriSpeech:
             except URLError as error:
                 raise UserError(
                     f"cannot fetch {subset}: {error.reason}; unpack it in {self.root} yourself"
+                ) from None
+            # The line broke, or what came isn't what was published.
+            except (ConnectionError, TimeoutError, HTTPException, EOFError, RuntimeError) as error:
+                raise UserError(
+                    f"cannot fetch {subset}: {str(error) or type(error).__name__}; start again, "
+                    f"without {self.root / subset}.tar.gz if that is there"
                 ) from None
             except OSError as error:
                 raise cannot_write(error.filename or self.root, error) from error

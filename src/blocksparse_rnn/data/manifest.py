@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from blocksparse_rnn.data.checks import keep_apart
 from blocksparse_rnn.data.inspection import MEMORY, Inspector
 from blocksparse_rnn.data.utterance import Utterance as Utterance  # where most look for it
 from blocksparse_rnn.errors import UserError
@@ -48,12 +49,24 @@ def _parse(line: str, folder: Path, weight: float) -> Utterance:
     audio, text, duration, offset = row["audio_filepath"], row["text"], row["duration"], row.get("offset")
     if not isinstance(text, str):
         raise TypeError("text must be a string")
-    for value in (duration, offset):
-        if value is not None and not (math.isfinite(float(value)) and float(value) >= 0):
-            raise ValueError(f"a time of {value} s")
+    start = None if offset is None else seconds(offset)
+    original = row.get("original_text")
     return Utterance(
-        inside(folder, audio), float(duration), text, None if offset is None else float(offset), weight
+        inside(folder, audio),
+        seconds(duration),
+        text,
+        start,
+        weight,
+        original_text=original if isinstance(original, str) else None,
     )
+
+
+def seconds(value: Any) -> float:
+    """A time that somebody wrote down; raises ValueError or TypeError where it is none."""
+    time = float(value)
+    if not (math.isfinite(time) and time >= 0):
+        raise ValueError(f"a time of {value} s")
+    return time
 
 
 def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
@@ -64,6 +77,11 @@ def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
         "duration": utterance.duration,
         "text": utterance.text,
         **({} if utterance.offset is None else {"offset": utterance.offset}),
+        **(
+            {}
+            if utterance.original_text in (None, utterance.text)
+            else {"original_text": utterance.original_text}
+        ),
         **extra,
     }
     return json.dumps(row) + "\n"
@@ -87,7 +105,7 @@ class Manifests:
         workers: threads that inspect audio files; None takes all cores.
 
     Raises:
-        UserError: a weight isn't above 0, or `longest` isn't.
+        UserError: a weight isn't above 0, `longest` or `workers` isn't, or dev or test has a manifest of train.
     """
 
     def __init__(
@@ -100,11 +118,9 @@ class Manifests:
         folder: str,
         workers: int | None,
     ) -> None:
-        if longest is not None and longest <= 0:
-            raise UserError(f"data.longest={longest:g}: must be above 0 seconds, or null for a minute")
-        if workers is not None and workers < 1:
-            raise UserError(f"data.workers={workers}: must be at least 1, or null for all cores")
         self.sources = {"train": _sources(train), "dev": _sources(dev), "test": _sources(test)}
+        manifests = {split: [path for path, _ in sources] for split, sources in self.sources.items()}
+        keep_apart(manifests, "a recogniser is judged by what it wasn't trained on")
         self.inspector = Inspector(Path(folder) / MEMORY, workers, longest)
 
     def prepare(self) -> dict[str, list[Utterance]]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
+from blocksparse_rnn.errors import UserError
+
 
 class WeightedDraws:
     """Which utterances come in an epoch: as many each time, so that epochs have equal numbers of steps.
@@ -54,6 +56,9 @@ class BucketBatchSampler(Sampler[list[int]]):
         rank: this process's number among `world`.
         world: processes that share a batch.
         weights: how often each utterance comes in an epoch, on average; None stands for once each.
+
+    Raises:
+        UserError: so seldom that an epoch has none.
     """
 
     JITTER = 0.1
@@ -74,6 +79,8 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.rank, self.world = rank, world
         self.draws = WeightedDraws(weights) if weights and set(weights) != {1.0} else None
+        if self.draws is not None and len(self.draws) == 0:
+            raise UserError("data.train: its weights draw no utterance at all for an epoch; give larger ones")
         self.epoch = 0
         self._resume: tuple[int, int] | None = None
         # Lightning tells the epoch to `batch_sampler.sampler`.
@@ -88,7 +95,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         self._resume = (epoch, batches)
 
     def __len__(self) -> int:
-        count = len(self.draws) if self.draws else len(self.durations)
+        count = len(self.durations) if self.draws is None else len(self.draws)
         return -(-count // self.batch)
 
     def global_batches(self, epoch: int) -> list[list[int]]:
@@ -96,7 +103,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         noise = random.Random(f"{self.seed}-{epoch}")
         jitter = self.JITTER if epoch else 0.0
         keys = [d * (1 + jitter * noise.random()) for d in self.durations]
-        drawn = self.draws(f"{self.seed}-{epoch}") if self.draws else range(len(keys))
+        drawn = range(len(keys)) if self.draws is None else self.draws(f"{self.seed}-{epoch}")
         order = sorted(drawn, key=keys.__getitem__)
         batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
         if epoch:

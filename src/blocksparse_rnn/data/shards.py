@@ -7,10 +7,12 @@ split over ranks and workers, and resuming are as exact as for files, and memory
 """
 
 import functools
+import glob
 import hashlib
 import io
 import itertools
 import json
+import os
 import random
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,10 +22,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import soundfile
 from tqdm import tqdm
 
-from blocksparse_rnn.data.audio import AUDIO_SUFFIXES
-from blocksparse_rnn.data.checks import Reject
+from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, read_samples
+from blocksparse_rnn.data.checks import Reject, keep_apart
 from blocksparse_rnn.data.inspection import LONGEST, inspect_sound, length_problem
 from blocksparse_rnn.data.sampler import BucketBatchSampler
 from blocksparse_rnn.data.utterance import Utterance
@@ -71,10 +74,16 @@ class Shards:
         self.workers = workers or cores()
 
     def prepare(self) -> dict[str, Sequence[Utterance]]:
-        """Find the shards and inspect those that are new; raises UserError where there are none."""
+        """Find the shards and inspect those that are new.
+
+        Raises:
+            UserError: there are none, one can't be read, or one of train is in dev or test too.
+        """
+        found = {split: _find(split, source) for split, source in self.sources.items()}
+        keep_apart(found, "give patterns of names such as FOLDER/train-*.tar")
         return {
-            split: ShardedUtterances(self._inspect(_find(split, source)), self.window, self.longest)
-            for split, source in self.sources.items()
+            split: ShardedUtterances(self._inspect(shards), self.window, self.longest)
+            for split, shards in found.items()
         }
 
     def _inspect(self, shards: list[Path]) -> list["Shard"]:
@@ -240,7 +249,9 @@ def read_place(utterance: Utterance) -> IO[bytes]:
 
 
 def write_shards(utterances: Iterable[Utterance], folder: Path, name: str, megabytes: float) -> int:
-    """Write shards NAME-000000.tar, ... of at most so many megabytes; files go in as they are.
+    """Write shards NAME-000000.tar, ... of about so many megabytes; files go in as they are.
+
+    Those of that name that an earlier corpus left beyond the last are removed.
 
     Returns:
         how many.
@@ -252,27 +263,30 @@ def write_shards(utterances: Iterable[Utterance], folder: Path, name: str, megab
         import webdataset
     except ImportError:
         raise UserError("writing shards needs webdataset; pip install 'blocksparse-rnn[shards]'") from None
-    pattern = str(folder / f"{name}-%06d.tar")
+    pattern = f"{folder}/{name}-".replace("%", "%%") + "%06d.tar"
     with webdataset.ShardWriter(pattern, maxsize=megabytes * 1e6, verbose=0, mtime=0) as writer:
         for number, utterance in enumerate(utterances):
             suffix, data = _audio_bytes(utterance)
             about = {"text": utterance.text, "duration": utterance.duration, "source": utterance.audio.name}
             writer.write({"__key__": f"{number:09d}", suffix: data, "json": json.dumps(about).encode()})
-        return writer.shard
+        shards = writer.shard
+    # Sentences in an earlier corpus's shards may be in another split by now.
+    written = {f"{name}-{number:06d}.tar" for number in range(shards)}
+    for shard in folder.glob(f"{glob.escape(name)}-{'[0-9]' * 6}.tar"):
+        if shard.name not in written:
+            shard.unlink()
+    return shards
 
 
 def _audio_bytes(utterance: Utterance) -> tuple[str, bytes]:
+    if utterance.offset is not None:
+        wave_SC, rate = read_samples(utterance.audio, utterance.offset, utterance.duration)
+        part = io.BytesIO()
+        # FLAC has no floating point; what a file in it holds beyond full scale is cut off.
+        soundfile.write(part, wave_SC.clip(-1, 1), rate, format="FLAC", subtype="PCM_16")
+        return "flac", part.getvalue()
     try:
-        if utterance.offset is None:
-            return utterance.audio.suffix.lower().removeprefix("."), utterance.audio.read_bytes()
-        import soundfile
-
-        with soundfile.SoundFile(utterance.audio) as file:
-            file.seek(round(utterance.offset * file.samplerate))
-            wave_SC = file.read(round(utterance.duration * file.samplerate), dtype="int16", always_2d=True)
-            part = io.BytesIO()
-            soundfile.write(part, wave_SC, file.samplerate, format="FLAC")
-            return "flac", part.getvalue()
+        return utterance.audio.suffix.lower().removeprefix("."), utterance.audio.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {utterance.audio}: {error.strerror}") from None
 
@@ -291,7 +305,7 @@ def _find(split: str, source: str) -> list[Path]:
 def _stamp(path: Path) -> str:
     about = path.stat()
     name = f"{path.absolute()} {about.st_size} {about.st_mtime_ns}"
-    return hashlib.sha256(name.encode()).hexdigest()[:24]
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:24]
 
 
 def _take_notes(shard: Shard) -> None:
@@ -302,14 +316,21 @@ def _take_notes(shard: Shard) -> None:
 
 
 def _samples(path: Path) -> Iterator[list[Any]]:
-    """Rows of name, place, seconds, text and problem; a sample's files follow one another."""
+    """Rows of name, place, seconds, text and problem; a sample's files follow one another.
+
+    Raises:
+        UserError: the disk, not the shard, is to blame; nothing of that is to be remembered.
+    """
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:  # bytes of a compressed one have no place
             members = (member for member in archive if member.isfile())
             for key, group in itertools.groupby(members, _key):
                 yield _sample(archive, key, list(group))
-    except (tarfile.TarError, OSError) as error:
-        yield ["", 0, 0, 0, "", f"the shard breaks off or is no tar file: {error}"]
+    except tarfile.TarError as error:
+        problem = f"the shard breaks off or is no tar file (it must not be compressed): {error}"
+        yield ["", 0, 0, 0, "", problem]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _key(member: tarfile.TarInfo) -> str:
@@ -334,6 +355,7 @@ def _sample(archive: tarfile.TarFile, key: str, members: list[tarfile.TarInfo]) 
 
 
 def _text(archive: tarfile.TarFile, members: list[tarfile.TarInfo]) -> tuple[str, str | None]:
+    problem = "there is no .json or .txt with it"
     for member in members:
         suffix = Path(member.name).suffix.lower()
         if suffix not in (".json", ".txt"):
@@ -343,7 +365,9 @@ def _text(archive: tarfile.TarFile, members: list[tarfile.TarInfo]) -> tuple[str
         try:
             content = file.read().decode("utf-8-sig")
             text = json.loads(content)["text"] if suffix == ".json" else " ".join(content.split())
-            return str(text), None
+            if not isinstance(text, str):
+                raise TypeError
+            return text, None
         except (ValueError, KeyError, TypeError):
-            return "", f"{member.name} has no text in it"
-    return "", "there is no .json or .txt with it"
+            problem = f"{member.name} has no text in it"
+    return "", problem

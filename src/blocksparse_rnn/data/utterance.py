@@ -18,5 +18,7 @@ class Utterance:
     """How often it comes in an epoch of training, on average."""
     place: tuple[int, int] | None = None
     """First byte and number of bytes, where the folder of `audio` is a tar file."""
+    original_text: str | None = None
+    """The text as somebody wrote it, where it has been normalised."""
     problem: str | None = None
     """Why it can't be used, as far as its corpus found out."""
