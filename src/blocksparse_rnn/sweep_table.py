@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,8 @@ class SweepTable:
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._started = time.monotonic()
         self._shown_at = -_REFRESH_SECONDS
-        self._states: dict[str, str] = {}
-        self._began: dict[str, float] = {}
+        self._states: dict[Path, str] = {}
+        self._began: dict[Path, float] = {}
         self._took: list[float] = []
 
     def __enter__(self) -> "SweepTable":
@@ -47,7 +48,7 @@ class SweepTable:
 
     def show(self, jobs: list["Job"]) -> None:
         """Bring what is shown up to date."""
-        changed = [job for job in jobs if self._states.get(job.name) != job.state]
+        changed = [job for job in jobs if self._states.get(job.run.path) != job.state]
         for job in changed:
             self._note(job)
             if not self.live:
@@ -59,9 +60,9 @@ class SweepTable:
     def report(self, jobs: list["Job"]) -> None:
         """Say at the end what failed, and how to do it again."""
         for job in jobs:
-            if job.state in ("failed", "busy"):
+            if job.state == "failed":
                 print(f"{job.state}: {job.run.path}: {job.problem}", file=sys.stderr)
-                if job.log.is_file() and job.state == "failed":
+                if job.log.is_file():
                     print(
                         f"  its log: {job.log}; again: python -m blocksparse_rnn.job {job.run.path}",
                         file=sys.stderr,
@@ -71,10 +72,10 @@ class SweepTable:
 
     def _note(self, job: "Job") -> None:
         if job.state == "running":
-            self._began[job.name] = time.monotonic()
-        elif job.state == "finished" and job.name in self._began:
-            self._took.append(time.monotonic() - self._began[job.name])
-        self._states[job.name] = job.state
+            self._began[job.run.path] = time.monotonic()
+        elif job.state == "finished" and job.run.path in self._began:
+            self._took.append(time.monotonic() - self._began[job.run.path])
+        self._states[job.run.path] = job.state
 
     def _table(self, jobs: list["Job"]) -> Table:
         table = Table(caption=self._summary(jobs), caption_justify="left")
