@@ -119,8 +119,8 @@ def _figures(job: "Job") -> tuple[str, str, str, str]:
     """Epoch, CER, sparsity and time left of a job."""
     result = job.run.result() if job.state == "finished" else None
     if result is not None:
-        cer, sparsity = result["cer"], result["sparsity/prunable"]
-        return f"{result['epochs']:g}", f"{100 * cer:.2f}", f"{100 * sparsity:.1f}", ""
+        cer, sparsity = _percent(result["cer"], 2), _percent(result.get("sparsity/prunable"), 1)
+        return str(result.get("epochs", "")), cer, sparsity, ""
     if job.state != "running":
         return "", "", "", ""
     status = _status(job)
@@ -151,7 +151,8 @@ def _words(job: "Job") -> str:
     result = job.run.result() if job.state == "finished" else None
     if result is None:
         return ""
-    return f": test CER {result['cer']:.4f}, sparsity {result['sparsity/prunable']:.3f}"
+    sparsity = result.get("sparsity/prunable")
+    return f": test CER {result['cer']:.4f}" + ("" if sparsity is None else f", sparsity {sparsity:.3f}")
 
 
 def _clock() -> str:
