@@ -1,6 +1,7 @@
 """Sweeps: order, slots, and that no point is lost or done twice whatever ends a job or the sweep."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -14,15 +15,17 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+from omegaconf import OmegaConf
 
 from blocksparse_rnn import slots
-from blocksparse_rnn.command_line import CONF, check_command_line, command_line_problems
+from blocksparse_rnn.command_line import CONF, check_command_line, command_line_problems, compose_settings
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.slots import Slots
 from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep import plan, run_sweep, show_plan
+from hydra_plugins.slots_launcher import SlotsLauncher
 
 ROOT = CONF.parent
 # A stand-in for a training: notes its environment and when it ran, then does as its run folder is told.
@@ -454,6 +457,19 @@ def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
     (tmp_path / "files" / "outputs").mkdir()
     with pytest.raises(UserError, match="its folder outputs hides the setting"):
         planned(sweep)
+
+
+def test_sweep_files_that_name_no_sweep_are_sweeps_of_their_own(monkeypatch):
+    monkeypatch.setattr("blocksparse_rnn.command_line.composed_before", compose_settings)
+    launcher, names = SlotsLauncher(), []
+    for name in ("config", "one", "other", "one"):
+        hydra = {"job": {"config_name": name}, "overrides": {"task": ["seed=1,2"]}}
+        launcher.config = OmegaConf.create({"hydra": hydra})
+        names.append(launcher._settings(["seed=1"])["sweep"])
+    assert len(set(names)) == 3
+    assert names[1] == names[3]
+    typed = hashlib.sha256(b"seed=1,2").hexdigest()[:6]
+    assert names[0] == f"sweep-{typed}"  # as ever without a file
 
 
 SWEEPS = ROOT / "sweeps"
