@@ -396,6 +396,7 @@ def test_two_sweeps_at_once_do_every_point_once(command, tmp_path):
     ]
     shown = [process.communicate(timeout=300)[0] for process in both]
     assert len(results(tmp_path)) == 4, shown
+    assert [process.returncode for process in both] == [0, 0], shown
     logs = [path.with_name("stdout.log").read_text() for path in results(tmp_path)]
     assert all(log.count("epoch 12,") == 1 for log in logs)
 
