@@ -52,6 +52,16 @@ def test_models_and_scales_go_together(model, scale):
             "optimizer._target_=blocksparse_rnn.files.os.system: must lie inside blocksparse_rnn",
         ),
         ("width", "width: not of the form name=value"),
+        (
+            "outputs=/tmp/größe",
+            "outputs=/tmp/größe: Hydra reads such a value only in quotes of its own: \"outputs='/tmp/größe'\"",
+        ),
+        (
+            "width=interval(1,10)",
+            "width=interval(1,10): a sweep takes lists (1,2), choice() and range() only",
+        ),
+        ("model=glob(*)", "model=glob(*): a sweep takes lists (1,2), choice() and range() only"),
+        ("sparsifier=null", "sparsifier=null: unknown; choose one of bp, gl, glp, none"),
         ("optimizer.lr=0", "optimizer.lr=0: must be greater than 0"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be greater than 0"),
         (

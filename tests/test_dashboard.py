@@ -30,6 +30,7 @@ def page_file(tmp_path):
     header = "step,epoch,metric,value,seconds\n"
     for path in (tmp_path / "runs").iterdir():
         lines = [f"{step},0,val/cer,{1 / step},1.0\n" for step in range(1, 1001)]
+        lines += ["1,0,sparsity/prunable,nan,1.0\n", "2,0,sparsity/prunable,0.5,1.0\n"]
         (path / "metrics.csv").write_text(header + "".join(lines))
     write_dashboard(read_runs([tmp_path / "runs"])[0], tmp_path / "dashboard.html")
     return tmp_path / "dashboard.html"
@@ -89,6 +90,12 @@ def test_selected_runs_are_overlaid_and_thinned(page):
     assert all(len(t["x"]) == 200 and t["x"][0] == 1 and t["x"][-1] == 1000 for t in drawn)
     page.get_by_role("button", name="select none").click()
     assert traces(page, "curves") == []
+
+
+def test_what_is_no_number_is_a_gap(page):
+    page.locator("#metric").select_option("sparsity/prunable")
+    page.locator("#runs tbody tr").nth(0).click()
+    assert page.evaluate("[...document.getElementById('curves').data[0].y]") == [None, 50]
 
 
 def test_a_click_on_a_point_selects_its_run(page):

@@ -15,6 +15,8 @@ from matplotlib import image
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.report.answers import write_answers
+from blocksparse_rnn.report.curves import read_curves
+from blocksparse_rnn.report.dashboard import write_dashboard
 from blocksparse_rnn.report.keep import keep_runs
 from blocksparse_rnn.report.paper import PAPER, paper_tables
 from blocksparse_rnn.report.plot import pareto_front
@@ -109,6 +111,24 @@ def test_perf_is_against_the_reference_width_and_the_loss_against_the_same(tmp_p
     assert (wide.block, pruned.block, dense.block) == ("8x2", "4x4", "")
 
 
+def test_only_a_dense_run_of_the_same_recipe_is_the_reference(tmp_path):
+    one, other = {"optimizer": {"lr": 0.1}}, {"optimizer": {"lr": 0.2}}
+    beam = {"decoder": {"beam": 50}, "weights": "outputs/x"}
+    for name, cer, recipe in (("a", 0.04, one), ("b", 0.08, other), ("c", 0.02, one | beam)):
+        write_run(tmp_path / name, cer, **recipe)
+        write_run(tmp_path / name, 2 * cer, sparsifier="bp", prunable={"recurrent": []}, **recipe)
+        write_run(tmp_path / name, 3 * cer, width=640, sparsifier="bp", **recipe)
+        for path in (tmp_path / name).glob("*/result.json"):
+            path.write_text(path.read_text().replace('"identity": "', f'"identity": "{name}'))
+    shown = rows(tmp_path)
+    assert sorted(row.perf for row in shown) == pytest.approx([-2] * 3 + [-1] * 3 + [0] * 3)
+    assert [row.against_dense for row in shown if row.sparsifier == "bp" and row.width == 440] == [-1] * 3
+    retested = [row for row in shown if row.retested]
+    assert len(retested) == 3
+    with pytest.raises(UserError, match="none of these runs is a row of the paper's table"):
+        paper_tables(retested)
+
+
 def test_seeds_are_one_row_with_mean_and_deviation(tmp_path):
     for seed, cer in enumerate((0.04, 0.05, 0.06)):
         write_run(tmp_path, cer, seed=seed)
@@ -131,6 +151,36 @@ def test_runs_on_other_data_are_not_compared(tmp_path):
     text = as_text(run_tables(shown))
     assert "mini scale, 1.5 h of synthetic speech, 300 words, 30 to 40 dB SNR, 12 epochs" in text
     assert "mini scale, 3 h of synthetic speech" in text
+
+
+def test_other_voices_and_other_test_sets_are_other_data(tmp_path):
+    def groups(folder: Path, *data: dict) -> list[str]:
+        for i, of_run in enumerate(data):
+            write_run(tmp_path / folder, 0.1, seed=i, data=of_run)
+        return sorted(
+            {row.group.split(", ", 1)[1].removesuffix(", 12 epochs") for row in rows(tmp_path / folder)}
+        )
+
+    usual = {"hours": 1.5, "vocabulary": 300, "snr_db": [30.0, 40.0], "seed": 0}
+    names = groups("speech", usual, usual | {"voices": 24}, usual | {"voices": 12, "accents": ["en-us"]})
+    first = "1.5 h of synthetic speech, 300 words, 30 to 40 dB SNR"
+    assert names == [first, f"{first}, accents=[en-us], voices=12"]
+    names = groups("own", *({"train": "a.jsonl", "test": test} for test in ("b.jsonl", "c.jsonl")))
+    assert names == ["a.jsonl, tested on b.jsonl", "a.jsonl, tested on c.jsonl"]
+
+
+def test_rows_with_the_same_choices_are_told_apart_by_name(tmp_path):
+    for alpha in (0.5, 1.0):
+        path = write_run(tmp_path / str(alpha), 0.1, decoder={"alpha": alpha}, weights="outputs/x")
+        result = json.loads((path / "result.json").read_text()) | {
+            "identity": str(alpha),
+            "dev_cer": alpha / 10,
+        }
+        (path / "result.json").write_text(json.dumps(result))
+        path.rename(path.with_name(f"again-{alpha}"))
+    [table] = run_tables(rows(tmp_path))
+    assert table.headings[-2:] == ("dev CER %", "run")
+    assert [line[-2:] for line in table.cells] == [("5.00", "again-0.5"), ("10.00", "again-1.0")]
 
 
 def test_the_markdown_of_a_small_table(tmp_path):
@@ -275,16 +325,52 @@ def test_a_run_that_lies_in_two_places_counts_once(tmp_path):
     assert rows_of(runs)[0].seeds == (0,)
 
 
+def test_two_runs_of_one_name_are_not_merged(tmp_path):
+    for folder, seed in (("a", 0), ("b", 1)):
+        write_run(tmp_path / folder, 0.04, seed=seed).rename(tmp_path / folder / "run")
+    runs, _ = read_runs([tmp_path])
+    for write in (keep_runs, lambda runs, folder: write_answers(runs, [], folder)):
+        with pytest.raises(UserError, match="have the same name"):
+            write(runs, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_page_of_answers_needs_a_folder(tmp_path):
+    write_run(tmp_path / "runs", 0.04)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_answers(read_runs([tmp_path / "runs"])[0], [], tmp_path / "file")
+
+
 def test_what_is_kept_names_no_folder_of_the_machine(tmp_path):
     outputs, corpora = tmp_path / "outputs", str(tmp_path / "corpora")
+    manifests = dict.fromkeys(("train", "test"), "a.jsonl")
     source = write_run(
-        outputs, 0.04, outputs=str(outputs), corpora=corpora, data={"folder": corpora, "hours": 1.5}
+        outputs, 0.04, outputs=str(outputs), corpora=corpora, data=manifests | {"folder": corpora}
     )
     keep_runs(read_runs([outputs])[0], tmp_path / "kept")
     kept = yaml.safe_load((tmp_path / "kept" / source.name / "config.yaml").read_text())
     expected = yaml.safe_load((source / "config.yaml").read_text())
-    expected |= {"outputs": "outputs", "corpora": "corpora", "data": {"folder": "corpora", "hours": 1.5}}
+    expected |= {"outputs": "outputs", "corpora": "corpora", "data": manifests | {"folder": "corpora"}}
     assert kept == expected
+
+
+def test_curves_leave_out_what_a_crash_cut(tmp_path):
+    path = write_run(tmp_path, 0.04)
+    cut = "step,epoch,metric,value,seconds\n1,0,a,0.5,1.0\n2,0,a,0.2\n3,0,a,0.4,3,0,a,0.3,4.0\n4,0,a,nan,5.0\n5,0,"
+    (path / "metrics.csv").write_text(cut)
+    [run], _ = read_runs([tmp_path])
+    steps, values = read_curves(run)["a"]
+    assert steps == [1, 3, 4]
+    assert values[:2] == [0.5, 0.4]
+
+
+def test_the_page_to_explore_holds_no_numbers_that_json_lacks(tmp_path):
+    path = write_run(tmp_path, 0.04)
+    rows = "1,0,val/loss,nan,1.0\n2,0,val/loss,0.5,1.0\n3,0,val/loss,inf,1.0\n"
+    (path / "metrics.csv").write_text(f"step,epoch,metric,value,seconds\n{rows}")
+    write_dashboard(read_runs([tmp_path])[0], tmp_path / "page.html")
+    assert '"val/loss":[[1,2,3],[null,0.5,null]]' in (tmp_path / "page.html").read_text()
 
 
 def test_the_pareto_front_is_what_no_other_beats_in_both():
@@ -310,9 +396,20 @@ def test_runs_that_did_not_finish_are_named(tmp_path):
     (foreign / "result.json").write_text("[1]")
     older = write_run(tmp_path, 0.05, width=176)
     (older / "result.json").write_text('{"cer": 0.1}')
+    write_run(tmp_path, 0.05, seed=3, model="gru")
+    write_run(tmp_path, 0.05, seed=4, trainer={"max_epochs": 12, "max_steps": -1})
+    for seed, changes in ((5, {"cer": None}), (6, {"wer": "?"}), (7, {"parameters": {"total": 7}})):
+        odd = write_run(tmp_path, 0.05, seed=seed)
+        result = json.loads((odd / "result.json").read_text()) | changes
+        (odd / "result.json").write_text(json.dumps(result))
+    own = tmp_path / "440-none-4-0-1.5-0.9/wandb/offline-run-1/files"
+    own.mkdir(parents=True)
+    (own / "config.yaml").write_text("")
     runs, others = read_runs([tmp_path])
     assert len(runs) == 1
-    assert sum("of another program, or of another version" in line for line in others) == 2
+    assert len(others) == 9
+    assert sum("of another program, or of another version" in line for line in others) == 5
+    assert sum("is damaged" in line for line in others) == 3
     assert any(line.endswith(": failed") for line in others)
     assert any("unreadable" in line for line in others)
     (tmp_path / "empty").mkdir()

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from blocksparse_rnn.command_line import CONF, command_line_problems
 from blocksparse_rnn.config import build
 from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.slurm import Element
 from blocksparse_rnn.sweep import plan, run_sweep
 from blocksparse_rnn.sweep_table import SweepTable
 
@@ -57,9 +59,34 @@ def test_points_are_array_jobs_and_pruned_ones_wait_for_their_dense_runs(
         assert f"#SBATCH {line}" in dense, line
     assert "--gpus-per-node" not in dense.replace("--gpus-per-node=0", "")
     assert "dependency" not in dense
-    ids = [submitted[job.name].job_id for job in jobs[:2]]
+    ids = [submitted[job.run.path].job_id for job in jobs[:2]]
     assert f"#SBATCH --dependency=afterany:{':'.join(ids)}" in pruned
     assert all((job.run.path / "config.yaml").is_file() for job in jobs)
+
+
+def test_a_pruned_point_begins_only_with_the_result_of_its_dense_one(tone_settings, monkeypatch):
+    monkeypatch.setattr("submitit.helpers.TorchDistributedEnvironment", MagicMock)
+    monkeypatch.setattr("blocksparse_rnn.slurm._speak_into", lambda log: None)
+    monkeypatch.setattr("blocksparse_rnn.training.train", lambda settings, run: {"cer": 0.5})
+    dense, pruned = plan([tone_settings(f"sparsifier={s}") for s in ("none", "bp")])
+    pruned.run.create(pruned.settings)
+    with pytest.raises(SystemExit, match=f"needs q of {dense.name}, which has no result"):
+        Element(pruned)()
+    dense.run.path.mkdir()
+    dense.run.write_result({"cer": 0.1})
+    assert Element(pruned)() == 0.5
+
+
+def test_what_another_process_has_is_waited_for(tone_settings, tmp_path, monkeypatch):
+    fake_slurm(tmp_path / "bin", monkeypatch)
+    points = [tone_settings("launcher=slurm", f"sparsifier={s}") for s in ("none", "bp")]
+    slurm, jobs = build(points[0]["launcher"]), plan(points)
+    with jobs[0].run.lock():
+        slurm._submit(jobs[:1], {}, SweepTable(2))
+        assert jobs[0].state == "busy"
+    slurm._submit(jobs[1:], {}, SweepTable(2))
+    assert jobs[0].problem == "another process left it unfinished; the same command goes on"
+    assert jobs[1].problem == f"needs q of {jobs[0].name}, which failed"
 
 
 def test_without_slurm_one_line_says_so(tone_settings, monkeypatch):

@@ -1,6 +1,7 @@
 """Sweeps: order, slots, and that no point is lost or done twice whatever ends a job or the sweep."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -9,17 +10,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 
 import pytest
+from omegaconf import OmegaConf
 
 from blocksparse_rnn import slots
-from blocksparse_rnn.command_line import CONF, check_command_line, command_line_problems
+from blocksparse_rnn.command_line import CONF, check_command_line, command_line_problems, compose_settings
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.slots import Slots
+from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep import plan, run_sweep, show_plan
+from hydra_plugins.slots_launcher import SlotsLauncher
 
 ROOT = CONF.parent
 # A stand-in for a training: notes its environment and when it ran, then does as its run folder is told.
@@ -146,6 +152,19 @@ def test_a_failure_stands_alone_and_is_reported(tone_settings, capsys):
     assert [len(list(RunFolder.of(p).path.glob("attempt-*"))) for p in points] == [1, 2, 1]
 
 
+def test_a_result_of_an_older_version_is_one_and_a_damaged_one_a_line(tone_settings, capsys):
+    points = [tone_settings()]
+    run = RunFolder.of(points[0])
+    run.path.mkdir(parents=True)
+    (run.path / "result.json").write_text('{"cer": 0.25}')
+    assert run_sweep(points, stub) == 0
+    assert f"finished {run.path.name}: test CER 0.2500\n" in capsys.readouterr().out
+    for damaged in ("{}", "[1]", '{"cer": null}', '{"cer":'):
+        (run.path / "result.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"result.json: is damaged; delete it"):
+            run_sweep(points, stub)
+
+
 def test_attempts_are_repeated_as_often_as_asked(tone_settings):
     points = with_seeds(tone_settings("launcher.max_attempts=3"), 2)
     fail(points[0], times=2)
@@ -162,13 +181,102 @@ def test_fail_fast_starts_nothing_more(tone_settings):
     assert len(notes(points)) == 1
 
 
-def test_a_run_that_another_process_has_is_left_to_it(tone_settings, monkeypatch, capsys):
-    monkeypatch.setattr("blocksparse_rnn.sweep._LOCK_PATIENCE", 0.5)
+@pytest.mark.parametrize("ends", ["with a result", "without one"])
+def test_a_run_that_another_process_has_is_waited_for(tone_settings, monkeypatch, capsys, ends):
+    monkeypatch.setattr("blocksparse_rnn.sweep._LOCK_PATIENCE", 0.1)
+    points = [tone_settings("sparsifier=none"), tone_settings("sparsifier=bp")]
+    dense = RunFolder.of(points[0])
+    lock = ExitStack()
+    lock.enter_context(dense.lock())
+
+    def end():
+        assert notes(points) == []  # the pruned point waits too: its q is the dense one's
+        if ends == "with a result":
+            dense.write_result({"cer": 0.2, "epochs": 1, "sparsity/prunable": 0.0})
+        lock.close()
+
+    Timer(1.5, end).start()
+    assert run_sweep(points, stub) == 0
+    assert len(notes(points)) == (1 if ends == "with a result" else 2)
+    assert f"busy     {dense.path.name}: another process is working on this run" in capsys.readouterr().out
+
+
+def test_a_point_whose_job_another_one_overtook_is_waited_for(tone_settings, monkeypatch):
+    monkeypatch.setattr("blocksparse_rnn.sweep._LOCK_PATIENCE", 0.1)
+    points = [tone_settings()]
+    run = RunFolder.of(points[0])
+    lock = ExitStack()
+
+    def overtaken(path: Path) -> list[str]:
+        if len(started) == 0:
+            started.append(lock.enter_context(run.lock()))
+            Timer(1.0, lock.close).start()
+            return [sys.executable, "-c", "print('error: another process has it'); exit(2)"]
+        return stub(path)
+
+    started: list = []
+    assert run_sweep(points, overtaken) == 0  # and it counts as no attempt, of which there is one
+
+
+def test_a_pruned_point_fails_with_the_dense_one_that_it_needs(tone_settings, capsys):
+    points = [tone_settings(f"sparsifier={s}", f"seed={n}") for n in (0, 1) for s in ("none", "bp")]
+    dense = fail(points[0], times=9)
+    assert run_sweep(points, stub) == 1
+    assert [RunFolder.of(point).result() is not None for point in points] == [False, False, True, True]
+    assert (
+        f"failed: {RunFolder.of(points[1]).path}: needs q of {dense.path.name}, which failed"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_asks_every_job_to_end_and_starts_no_other(tone_settings, monkeypatch, number):
+    child = """
+import pathlib, signal, sys, time
+run = pathlib.Path(sys.argv[1])
+(run / "began").touch()
+try:
+    time.sleep(20)
+except KeyboardInterrupt:
+    (run / "asked").touch()
+"""
+    points = with_seeds(tone_settings("launcher.slots=2"), 3)
+    popen = subprocess.Popen
+
+    def just_then(*args, **kwargs):
+        job = popen(*args, **kwargs)
+        folders = [RunFolder.of(point).path for point in points[:2]]
+        wait_for((folders[0] / "began").exists)
+        if folders[1].exists():  # this is the second, which the sweep doesn't know as running yet
+            wait_for((folders[1] / "began").exists)
+            os.kill(os.getpid(), number)
+        return job
+
+    monkeypatch.setattr("blocksparse_rnn.sweep.subprocess.Popen", just_then)
+    started = time.monotonic()
+    assert run_sweep(points, lambda run: [sys.executable, "-c", child, str(run)]) == 128 + number
+    assert time.monotonic() - started < 10
+    asked = [(RunFolder.of(point).path / "asked").exists() for point in points]
+    assert asked == [True, True, False]
+
+
+def test_only_the_last_attempt_says_why_a_job_failed(tone_settings, capsys):
     points = with_seeds(tone_settings(), 2)
-    with RunFolder.of(points[0]).lock():
-        assert run_sweep(points, stub) == 1
-    assert len(notes(points)) == 1
-    assert "another process is working on this run" in capsys.readouterr().err
+    for point in points:
+        RunFolder.of(point).path.mkdir(parents=True)
+        (RunFolder.of(point).path / "stdout.log").write_text("error: of yesterday\n")
+    does = {"s0": "print('epoch 1'); exit(3)", "s1": "import os; print('epoch 2'); os.kill(os.getpid(), 9)"}
+    command = {RunFolder.of(p).path: does[f"s{p['seed']}"] for p in points}
+    assert run_sweep(points, lambda run: [sys.executable, "-c", command[run]]) == 1
+    shown = capsys.readouterr().err
+    assert f"{RunFolder.of(points[0]).path}: epoch 1\n" in shown
+    assert f"{RunFolder.of(points[1]).path}: was killed by SIGKILL (out of memory?)\n" in shown
+
+
+def test_runs_of_the_same_name_in_two_folders_are_shown_once_each(tone_settings, tmp_path, capsys):
+    points = [tone_settings(f"outputs={tmp_path / name}") for name in ("one", "other")]
+    assert run_sweep(points, stub) == 0
+    assert capsys.readouterr().out.count("running ") == 2
 
 
 def test_an_output_folder_that_cannot_be_written_fails_in_one_line(tone_settings, tmp_path, capsys):
@@ -288,8 +396,24 @@ def test_two_sweeps_at_once_do_every_point_once(command, tmp_path):
     ]
     shown = [process.communicate(timeout=300)[0] for process in both]
     assert len(results(tmp_path)) == 4, shown
+    assert [process.returncode for process in both] == [0, 0], shown
     logs = [path.with_name("stdout.log").read_text() for path in results(tmp_path)]
     assert all(log.count("epoch 12,") == 1 for log in logs)
+
+
+def test_a_job_watches_standard_input_only_for_whoever_started_it(tmp_path):
+    program = f"""
+import sys, time
+sys.argv = ["job", {str(tmp_path)!r}]
+from blocksparse_rnn import job
+job.settings_problems = lambda settings: []
+job.train = lambda settings, run: time.sleep(0.3)
+job.program()
+"""
+    (tmp_path / "config.yaml").write_text("{}")
+    for given, code in (({}, 0), ({STDIN_IS_PARENT: "1"}, 1)):
+        done = subprocess.run([sys.executable, "-c", program], input="", env=os.environ | given, text=True)
+        assert done.returncode == code
 
 
 def test_a_mistake_in_any_point_stops_the_sweep_before_the_first(command, tmp_path):
@@ -347,6 +471,19 @@ def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
     (tmp_path / "files" / "outputs").mkdir()
     with pytest.raises(UserError, match="its folder outputs hides the setting"):
         planned(sweep)
+
+
+def test_sweep_files_that_name_no_sweep_are_sweeps_of_their_own(monkeypatch):
+    monkeypatch.setattr("blocksparse_rnn.command_line.composed_before", compose_settings)
+    launcher, names = SlotsLauncher(), []
+    for name in ("config", "one", "other", "one"):
+        hydra = {"job": {"config_name": name}, "overrides": {"task": ["seed=1,2"]}}
+        launcher.config = OmegaConf.create({"hydra": hydra})
+        names.append(launcher._settings(["seed=1"])["sweep"])
+    assert len(set(names)) == 3
+    assert names[1] == names[3]
+    typed = hashlib.sha256(b"seed=1,2").hexdigest()[:6]
+    assert names[0] == f"sweep-{typed}"  # as ever without a file
 
 
 SWEEPS = ROOT / "sweeps"

@@ -8,9 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.loggers import WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blocksparse_rnn import training
@@ -18,6 +24,8 @@ from blocksparse_rnn.checkpoints import Checkpoints, DurableCheckpointIO, load_w
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.features import Features
+from blocksparse_rnn.loggers import MetricsCSV, tell_again
+from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.runs import RunFolder, identity, run_name
 from blocksparse_rnn.stop import Stopped
@@ -240,6 +248,33 @@ def test_a_damaged_checkpoint_is_one_line(tone_settings):
     run.best.write_bytes(run.best.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot read the checkpoint"):
         Transcriber(run.path)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_run_that_goes_on_offline_tells_wandb_all_from_the_first_step(tmp_path, offline):
+    kept = MetricsCSV(tmp_path / "metrics.csv")
+    logged = [
+        ({"train/loss": 3.0, "train/skipped": 0.0}, 1, 0),
+        ({"val/cer": 0.5}, 4, 0),
+        ({"val/cer": 0.4}, 8, 1),
+    ]
+    for metrics, step, epoch in logged:
+        kept.log_metrics(metrics | {"epoch": epoch}, step)
+    wandb = MagicMock(spec=WandbLogger, experiment=SimpleNamespace(offline=offline))
+    tell_again(kept.path, [kept, wandb])
+    told = [call.args for call in wandb.log_metrics.call_args_list]
+    assert told == [(metrics | {"epoch": epoch}, step) for metrics, step, epoch in logged if offline]
+    assert kept.path.read_text().count("\n") == 5
+
+
+def test_the_time_left_is_no_longer_than_max_time_leaves(tmp_path):
+    progress, timer = Progress(RunFolder(tmp_path)), Timer({"seconds": 3})
+    progress.total, progress._start = 10_000, (time.monotonic() - 10, 0)
+    trainer: Any = SimpleNamespace(global_step=10, callbacks=[progress])
+    assert progress._seconds_left(trainer) > 9000
+    trainer.callbacks.append(timer)
+    timer.on_train_start(trainer, trainer)
+    assert 2 < progress._seconds_left(trainer) <= 3
 
 
 def test_wandb_offline_without_a_key_has_group_settings_and_result(tones, tmp_path):

@@ -16,7 +16,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +28,7 @@ from blocksparse_rnn.errors import UserError
 from hydra_plugins.grids_sweeper import grid_overrides
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+_ENDLESS = (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP)
 _composed: dict[frozenset[str], DictConfig] = {}
 """The points of the last command line by their overrides: composing takes longer than all else before a start."""
 
@@ -100,7 +101,7 @@ def _compose_points(
     if config_dir is not None and not Path(config_dir).is_dir():
         return [], [f"--config-dir {config_dir}: there is no such folder"]
     parsed = [(text, _parse(text)) for text in overrides]
-    problems = [f"{text}: not of the form name=value" for text, override in parsed if override is None]
+    problems = [_unread(text) for text, override in parsed if override is None]
     good = [text for text, override in parsed if override is not None]
     of_hydra = [text for text, override in parsed if override and override.key_or_group.startswith("hydra.")]
     with _hydra(config_dir):
@@ -143,10 +144,12 @@ def _problems(overrides: list[str], config_name: str, points: list[DictConfig]) 
     loader = GlobalHydra.instance().config_loader()
     groups, plain, good = [], [], []
     for override in OverridesParser.create().parse_overrides(overrides):
-        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+        if override.value_type in _ENDLESS:
+            yield f"{override.input_line}: a sweep takes lists (1,2), choice() and range() only"
+        elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             good.append(override)
         elif options := list(_options(loader, override.key_or_group)):
-            wrong = [value for value in _values(override) if value not in (*options, "null")]
+            wrong = [value for value in _values(override) if value not in options]
             yield from (f"{override.key_or_group}={value}: {nearest(value, options)}" for value in wrong)
             if not wrong:
                 groups.append(override)
@@ -184,6 +187,15 @@ def _parse(text: str) -> Override | None:
         return OverridesParser.create().parse_override(text)
     except HydraException:
         return None
+
+
+def _unread(text: str) -> str:
+    """What to say of an override that Hydra's grammar doesn't have."""
+    name, equals, value = text.partition("=")
+    quoted = f"{name}='{value}'"
+    if equals and _parse(quoted):
+        return f'{text}: Hydra reads such a value only in quotes of its own: "{quoted}"'
+    return f"{text}: not of the form name=value"
 
 
 def _values(override: Override) -> list[str]:

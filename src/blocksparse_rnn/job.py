@@ -4,7 +4,6 @@ python -m blocksparse_rnn.job outputs/gru-640-glp-b4-s0-1f9c2a    # do one point
 """
 
 import os
-import stat
 import sys
 import threading
 
@@ -12,6 +11,7 @@ from blocksparse_rnn import cli
 from blocksparse_rnn.config import settings_problems
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.stop import STDIN_IS_PARENT
 from blocksparse_rnn.training import train
 
 
@@ -35,8 +35,8 @@ def _end_with_the_sweep() -> None:
 
     What is on disk stays whole, and the sweep's next start goes on from it.
     """
-    if not stat.S_ISFIFO(os.fstat(0).st_mode):
-        return  # started by hand
+    if not os.environ.pop(STDIN_IS_PARENT, None):
+        return  # started by hand, where any pipe is somebody else's
 
     def watch() -> None:
         while os.read(0, 1024):

@@ -6,6 +6,8 @@ import os
 import sys
 import time
 from argparse import Namespace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,6 +122,24 @@ def wandb_logger(
         print(f"W&B could not start ({reason}); metrics.csv has everything", file=sys.stderr)
         return []
     return [logger]
+
+
+def tell_again(path: Path, loggers: list[Logger]) -> None:
+    """Give W&B what a run logged before it was interrupted, where its offline folder begins anew.
+
+    W&B puts what is synced last in place of all before, so the newest folder must have everything.
+
+    Args:
+        path: the run's metrics.csv.
+        loggers: of the training that goes on.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger.experiment.offline and path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                moments = groupby(csv.DictReader(file), key=itemgetter("step", "epoch", "seconds"))
+                for (step, epoch, _), rows in moments:
+                    metrics = {row["metric"]: float(row["value"]) for row in rows}
+                    logger.log_metrics(metrics | {"epoch": int(epoch)}, int(step))
 
 
 def _has_wandb_key() -> bool:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
 from tqdm import tqdm
 
 from blocksparse_rnn.runs import RunFolder
@@ -52,9 +53,14 @@ class Progress(pl.Callback):
             tqdm.write(f"{line}  {tqdm.format_interval(left)} left", file=sys.stderr)
 
     def _seconds_left(self, trainer: pl.Trainer) -> float:
+        """Until the last step, or until `trainer.max_time` is up."""
         started, first = self._start
         done = trainer.global_step - first
-        return (time.monotonic() - started) / max(1, done) * (self.total - trainer.global_step)
+        left = (time.monotonic() - started) / max(1, done) * (self.total - trainer.global_step)
+        for timer in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(timer, Timer):
+                left = min(left, timer.time_remaining() or 0.0)
+        return max(0.0, left)
 
     def _tell(self, trainer: pl.Trainer) -> None:
         """Say in status.json where the training stands."""

@@ -212,10 +212,12 @@ class RunFolder:
             UserError: the file is damaged.
         """
         try:
-            return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            float(result["cer"])  # which every result has
+            return result
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError:
+        except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{self.path / 'result.json'}: is damaged; delete it, and the run is done again"
             ) from None

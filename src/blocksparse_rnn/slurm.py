@@ -93,18 +93,18 @@ class Slurm:
         """Submit what is left to do and wait for it.
 
         Returns:
-            0 when every point is finished, 1 when one failed or another process has it.
+            0 when every point is finished, 1 when one failed.
 
         Raises:
             UserError: submitit is not installed, or this is no SLURM machine.
             Stopped: on Ctrl-C; the jobs stay in the queue.
         """
         table = SweepTable(len(jobs))
-        submitted: dict[str, Any] = {}
+        submitted: dict[Path, Any] = {}
         try:
             with table:
-                for ready in (lambda job: not job.after, lambda job: True):
-                    left = [j for j in jobs if j.state == "waiting" and j.name not in submitted and ready(j)]
+                for ready in (lambda job: not job.after, lambda job: job.after):
+                    left = [job for job in jobs if job.state == "waiting" and ready(job)]
                     self._submit(left, submitted, table)
                 self._wait(jobs, submitted, table)
         except KeyboardInterrupt:
@@ -117,12 +117,17 @@ class Slurm:
         table.report(jobs)
         return 0 if all(job.state == "finished" for job in jobs) else 1
 
-    def _submit(self, jobs: list["Job"], submitted: dict[str, Any], table: SweepTable) -> None:
+    def _submit(self, jobs: list["Job"], submitted: dict[Path, Any], table: SweepTable) -> None:
         """Submit some jobs as one array; those that need a dense run's weights begin when it has ended."""
-        dense = [submitted[d.name] for job in jobs for d in job.after if d.name in submitted]
-        if dense and self.cluster == "local":  # which knows no dependencies
-            self._wait([d for job in jobs for d in job.after], submitted, table)
-        jobs = [job for job in jobs if _prepare(job)]
+        after = {dense.run.path: dense for job in jobs for dense in job.after}
+        # Neither the local cluster nor a job of somebody else takes part in dependencies.
+        alone = [dense for dense in after.values() if self.cluster == "local" or dense.state == "busy"]
+        if alone:
+            self._wait(alone, submitted, table)
+        dense = [submitted[path] for path in after if path in submitted]
+        for job in jobs:
+            job.fail_with_dense()
+        jobs = [job for job in jobs if job.state == "waiting" and _prepare(job)]
         by_processes: dict[tuple[int, int], list[Job]] = {}
         for job in jobs:
             trainer = job.settings["trainer"]
@@ -131,8 +136,8 @@ class Slurm:
         for (processes, gpus), group in by_processes.items():
             executor = self._executor(Path(group[0].settings["outputs"]), processes, gpus, dense)
             with executor.batch():
-                array = [executor.submit(Element(str(job.run.path.resolve()))) for job in group]
-            submitted |= {job.name: element for job, element in zip(group, array, strict=True)}
+                array = [executor.submit(Element(job)) for job in group]
+            submitted |= {job.run.path: element for job, element in zip(group, array, strict=True)}
 
     def _executor(self, outputs: Path, processes: int, gpus: int, dense: list[Any]) -> Any:
         try:
@@ -161,11 +166,11 @@ class Slurm:
         )
         return executor
 
-    def _wait(self, jobs: list["Job"], submitted: dict[str, Any], table: SweepTable) -> None:
+    def _wait(self, jobs: list["Job"], submitted: dict[Path, Any], table: SweepTable) -> None:
         while True:
             for job in jobs:
                 if not job.ended:
-                    _look(job, submitted[job.name])
+                    _look(job, submitted.get(job.run.path))
             table.show(jobs)
             if all(job.ended for job in jobs):
                 return
@@ -179,24 +184,32 @@ def _prepare(job: "Job") -> bool:
             job.run.create(job.settings)
         return True
     except RunLocked:
-        job.state, job.problem = "busy", "another process is working on this run"
+        job.leave_to_others()
     except UserError as error:
         job.state, job.problem = "failed", str(error)
     return False
 
 
 def _look(job: "Job", submitted: Any) -> None:
-    """Bring a job's state up to date. Only a result means that it is done."""
-    ended = submitted.done()  # first: what it wrote before its end is there then
+    """Bring a job's state up to date. Only a result means that it is done.
+
+    Args:
+        job: the job.
+        submitted: what submitit knows of it; None where another process has it.
+    """
+    # First: what it wrote before its end is there then.
+    ended = submitted.done() if submitted else not job.run.is_locked()
     if job.run.result() is not None:
-        job.state = "finished"
+        job.state, job.problem = "finished", ""
+    elif ended and not submitted:
+        job.state, job.problem = "failed", "another process left it unfinished; the same command goes on"
     elif ended:
         job.state, job.problem = "failed", f"job {submitted.job_id} ended with no result"
     elif job.run.status().get("state") == "running":
         job.state = "running"
 
 
-def _ids(submitted: dict[str, Any]) -> list[str]:
+def _ids(submitted: dict[Path, Any]) -> list[str]:
     return sorted({job.job_id.split("_")[0] for job in submitted.values()})
 
 
@@ -204,11 +217,12 @@ class Element:
     """What each process of a submitted job does: train one run folder.
 
     Args:
-        path: the run folder.
+        job: the point, whose dense ones must be finished when it begins.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, job: "Job") -> None:
+        self.path = str(job.run.path.resolve())
+        self.after = [str(dense.run.path.resolve()) for dense in job.after]
 
     def __call__(self) -> float:
         from submitit.helpers import TorchDistributedEnvironment
@@ -221,6 +235,9 @@ class Element:
         run = RunFolder(self.path)
         if not ranks.rank():
             _speak_into(run.path / "stdout.log")
+        for dense in map(RunFolder, self.after):  # SLURM waits for their end, however they end
+            if dense.result() is None:
+                raise SystemExit(f"error: needs q of {dense.path.name}, which has no result")
         queue_again: Callable | Any = signal.getsignal(signal.SIGUSR2)  # submitit's
         try:
             return train(run.settings(), run)["cer"]

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 
 from blocksparse_rnn import ranks
 from blocksparse_rnn.runs import RunFolder
-from blocksparse_rnn.stop import SIGNALS, Stopped
+from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT, Stopped
 
 _POLL_SECONDS = 0.1
 _GRACE = (
@@ -69,6 +69,7 @@ def _start(run: RunFolder, rank: int, count: int, port: int) -> subprocess.Popen
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(share),
+        STDIN_IS_PARENT: "1",
         "PYTHONFAULTHANDLER": "1",  # a crash in native code tells where
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])

@@ -13,15 +13,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from blocksparse_rnn.cli import MISTAKE
 from blocksparse_rnn.config import build, build_shapes
 from blocksparse_rnn.counts import count_parameters
 from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.runs import RunFolder, RunLocked, needs_dense, same_network
 from blocksparse_rnn.slots import Slots, job_command
+from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep_table import SweepTable
 
 FAILED = 1
-"""Exit code of a sweep in which a point failed or another process has it."""
+"""Exit code of a sweep in which a point failed."""
 _POLL_SECONDS = 0.2
 _PATIENCE = 30.0  # seconds that jobs get to end after a signal
 _LOCK_PATIENCE = 5.0  # seconds for a job that is being killed to let go of its run
@@ -34,13 +36,15 @@ class Job:
     settings: dict[str, Any]
     run: RunFolder
     state: str = "waiting"
-    """waiting, running, finished, failed, busy (another process has it) or dropped (never begun)."""
+    """waiting, running, finished, failed, busy (another process has it: waited for) or dropped (never begun)."""
     after: list["Job"] = field(default_factory=list)
-    """Dense points that end before this one starts."""
+    """Dense points that finish before this one starts."""
     attempts: int = 0
     slot: int | None = None
     process: subprocess.Popen | None = None
     locked_since: float | None = None
+    log_begin: int = 0
+    """Where the last attempt's part of the log begins."""
     problem: str = ""
 
     @property
@@ -49,7 +53,17 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        return self.state not in ("waiting", "running")
+        return self.state not in ("waiting", "running", "busy")
+
+    def fail_with_dense(self) -> None:
+        """Fail where a dense point did: without it q would come from other weights, and nobody would notice."""
+        for dense in self.after:
+            if self.state == "waiting" and dense.state == "failed":
+                self.state, self.problem = "failed", f"needs q of {dense.name}, which failed"
+
+    def leave_to_others(self) -> None:
+        """Another process works on this point: wait for what comes of it."""
+        self.state, self.problem = "busy", "another process is working on this run"
 
     @property
     def log(self) -> Path:
@@ -102,7 +116,7 @@ def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]]
         command: run folder -> program that does its job.
 
     Returns:
-        The exit code: 0, 1 where a point failed or another process has it, 130 or 143 after a signal.
+        The exit code: 0, 1 where a point failed, 128 and its number after a signal.
 
     Raises:
         UserError: more slots than GPUs, or the output folder can't be written.
@@ -130,13 +144,17 @@ class _Sweep:
         self.command = command
         self.table = SweepTable(len(environments))
         self.signal: int | None = None
+        self.hurried = False
         self.stop_at: float | None = None
 
     def run(self) -> int:
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        previous = {s: signal.signal(s, self._on_signal) for s in SIGNALS}
         try:
             with self.table:
                 while not all(job.ended for job in self.jobs):
+                    if self.signal is not None and self.stop_at is None:
+                        self._stop()
+                    self._look_at_busy()
                     self._collect()
                     self._start_ready()
                     self.table.show(self.jobs)
@@ -154,17 +172,15 @@ class _Sweep:
         return 0 if all(job.state == "finished" for job in self.jobs) else FAILED
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
-            self.signal = number
-            self._stop()
-        else:
-            self.stop_at = 0.0  # asked again: no more patience
+        """Note it; the loop acts, since a job may be half started just now."""
+        self.hurried = self.signal is not None  # asked again: no more patience
+        self.signal = self.signal or number
 
     def _stop(self) -> None:
         """Start nothing more, and ask what runs to end."""
         self.stop_at = time.monotonic() + _PATIENCE
         for job in self.jobs:
-            if job.state == "waiting":
+            if job.state in ("waiting", "busy"):
                 job.state = "dropped"
         for job in self._running():
             job.process.send_signal(signal.SIGINT)  # type: ignore[union-attr]
@@ -172,13 +188,19 @@ class _Sweep:
     def _running(self) -> list[Job]:
         return [job for job in self.jobs if job.state == "running"]
 
+    def _look_at_busy(self) -> None:
+        """Take back what another process has let go of."""
+        for job in self.jobs:
+            if job.state == "busy" and not job.run.is_locked():
+                job.state, job.problem, job.locked_since = "waiting", "", None
+
     def _collect(self) -> None:
         """Look after the running jobs."""
         for job in self._running():
             assert job.process is not None
             if job.process.poll() is not None:
                 self._end(job)
-            elif self.stop_at is not None and time.monotonic() > self.stop_at:
+            elif self.stop_at is not None and (self.hurried or time.monotonic() > self.stop_at):
                 job.process.kill()
 
     def _end(self, job: Job) -> None:
@@ -190,20 +212,23 @@ class _Sweep:
             job.state = "finished"
         elif self.stop_at is not None:
             job.state = "dropped"
+        elif job.process.returncode == MISTAKE and job.run.is_locked():
+            # Another sweep's job took it while ours was being loaded.
+            job.leave_to_others()
+            job.attempts -= 1
         elif job.attempts < self.slots.max_attempts:
             job.state = "waiting"
         else:
             job.state = "failed"
-            job.problem = _last_words(job.log)
+            job.problem = _last_words(job)
             if self.slots.fail_fast:
                 self._stop()
 
     def _start_ready(self) -> None:
         free = set(range(len(self.environments))) - {job.slot for job in self._running()}
         for job in self.jobs:
-            if not free:
-                return
-            if job.state == "waiting" and all(other.ended for other in job.after):
+            job.fail_with_dense()
+            if free and job.state == "waiting" and all(other.ended for other in job.after):
                 job.slot = min(free)
                 self._start(job)
                 if job.state == "running":
@@ -221,7 +246,7 @@ class _Sweep:
             # A job that is just being killed holds its lock for a moment.
             job.locked_since = job.locked_since or time.monotonic()
             if time.monotonic() - job.locked_since > _LOCK_PATIENCE:
-                job.state, job.problem = "busy", "another process is working on this run"
+                job.leave_to_others()
             return
         except UserError as error:
             job.state, job.problem = "failed", str(error)
@@ -229,9 +254,10 @@ class _Sweep:
         job.attempts += 1
         try:
             with open(job.log, "ab") as log:
+                job.log_begin = log.tell()
                 job.process = subprocess.Popen(
                     self.command(job.run.path),
-                    env=self.environments[job.slot],
+                    env=self.environments[job.slot] | {STDIN_IS_PARENT: "1"},
                     stdin=subprocess.PIPE,  # closes when we die, whatever kills us
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -243,8 +269,14 @@ class _Sweep:
         job.state = "running"
 
 
-def _last_words(log: Path) -> str:
-    """The line of a log that says best why the job failed."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+def _last_words(job: Job) -> str:
+    """Why a job failed: the signal that ended it, or the line of its log that says it best."""
+    assert job.process is not None
+    code = job.process.returncode
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+    spoken = job.log.read_bytes()[job.log_begin :].decode(errors="replace")
+    lines = [line for line in spoken.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or ["it said nothing"])[-1].removeprefix("error: ").strip()

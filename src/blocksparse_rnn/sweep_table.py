@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,8 @@ class SweepTable:
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._started = time.monotonic()
         self._shown_at = -_REFRESH_SECONDS
-        self._states: dict[str, str] = {}
-        self._began: dict[str, float] = {}
+        self._states: dict[Path, str] = {}
+        self._began: dict[Path, float] = {}
         self._took: list[float] = []
 
     def __enter__(self) -> "SweepTable":
@@ -47,7 +48,7 @@ class SweepTable:
 
     def show(self, jobs: list["Job"]) -> None:
         """Bring what is shown up to date."""
-        changed = [job for job in jobs if self._states.get(job.name) != job.state]
+        changed = [job for job in jobs if self._states.get(job.run.path) != job.state]
         for job in changed:
             self._note(job)
             if not self.live:
@@ -59,9 +60,9 @@ class SweepTable:
     def report(self, jobs: list["Job"]) -> None:
         """Say at the end what failed, and how to do it again."""
         for job in jobs:
-            if job.state in ("failed", "busy"):
+            if job.state == "failed":
                 print(f"{job.state}: {job.run.path}: {job.problem}", file=sys.stderr)
-                if job.log.is_file() and job.state == "failed":
+                if job.log.is_file():
                     print(
                         f"  its log: {job.log}; again: python -m blocksparse_rnn.job {job.run.path}",
                         file=sys.stderr,
@@ -71,10 +72,10 @@ class SweepTable:
 
     def _note(self, job: "Job") -> None:
         if job.state == "running":
-            self._began[job.name] = time.monotonic()
-        elif job.state == "finished" and job.name in self._began:
-            self._took.append(time.monotonic() - self._began[job.name])
-        self._states[job.name] = job.state
+            self._began[job.run.path] = time.monotonic()
+        elif job.state == "finished" and job.run.path in self._began:
+            self._took.append(time.monotonic() - self._began[job.run.path])
+        self._states[job.run.path] = job.state
 
     def _table(self, jobs: list["Job"]) -> Table:
         table = Table(caption=self._summary(jobs), caption_justify="left")
@@ -118,8 +119,8 @@ def _figures(job: "Job") -> tuple[str, str, str, str]:
     """Epoch, CER, sparsity and time left of a job."""
     result = job.run.result() if job.state == "finished" else None
     if result is not None:
-        cer, sparsity = result["cer"], result["sparsity/prunable"]
-        return f"{result['epochs']:g}", f"{100 * cer:.2f}", f"{100 * sparsity:.1f}", ""
+        cer, sparsity = _percent(result["cer"], 2), _percent(result.get("sparsity/prunable"), 1)
+        return str(result.get("epochs", "")), cer, sparsity, ""
     if job.state != "running":
         return "", "", "", ""
     status = _status(job)
@@ -150,7 +151,8 @@ def _words(job: "Job") -> str:
     result = job.run.result() if job.state == "finished" else None
     if result is None:
         return ""
-    return f": test CER {result['cer']:.4f}, sparsity {result['sparsity/prunable']:.3f}"
+    sparsity = result.get("sparsity/prunable")
+    return f": test CER {result['cer']:.4f}" + ("" if sparsity is None else f", sparsity {sparsity:.3f}")
 
 
 def _clock() -> str:

@@ -37,7 +37,7 @@ from blocksparse_rnn.data.inspection import LONGEST
 from blocksparse_rnn.data.manifest import Utterance, total_hours
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.finite import SkipNonFinite
-from blocksparse_rnn.loggers import MetricsCSV
+from blocksparse_rnn.loggers import MetricsCSV, tell_again
 from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.retest import retest
@@ -174,6 +174,7 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
     else:
         if not ranks.rank():
             metrics.forget_after(step)
+            tell_again(run.metrics, loggers)
         print(f"{run.path}: going on from step {step}")
 
     trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)

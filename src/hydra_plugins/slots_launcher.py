@@ -40,8 +40,11 @@ class SlotsLauncher(Launcher):
             cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # type: ignore[misc]
         settings = resolve(cfg)
         if settings["sweep"] is None:
-            # The same command is the same sweep.
-            typed = " ".join(sorted(self.config.hydra.overrides.task))
+            # The same command is the same sweep; a sweep's file is part of it.
+            name = self.config.hydra.job.config_name
+            typed = " ".join(
+                [*sorted(self.config.hydra.overrides.task), *([name] if name != "config" else [])]
+            )
             settings["sweep"] = f"sweep-{hashlib.sha256(typed.encode()).hexdigest()[:6]}"
         return settings
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.paper import PAPER, match, paper_table
 from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
-from blocksparse_rnn.report.results import REFERENCE, Row, Run, rows_of
+from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name, rows_of
 from blocksparse_rnn.report.shipped import shipped_by_block
 from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
 
@@ -45,15 +45,19 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         docs: folder of RESULTS.md and of results/, its pictures.
 
     Raises:
-        UserError: no run is a row of the paper's table, no permission, no space.
+        UserError: no run is a row of the paper's table, two have the same name, no permission, no space.
     """
     named = " ".join(map(str, folders))
-    groups = [list(rows) for _, rows in groupby(rows_of(runs), key=lambda row: row.group)]
-    main = max(groups, key=lambda rows: sum(match(paper, rows) is not None for paper in PAPER))
+    trained = [row for row in rows_of(runs) if not row.retested]
+    groups = [list(rows) for _, rows in groupby(trained, key=lambda row: row.group)]
+    main = max(groups, key=lambda rows: sum(match(paper, rows) is not None for paper in PAPER), default=[])
     if not any(match(paper, main) for paper in PAPER):
         raise UserError(f"{named}: no row of the paper's table is in it; `make reproduce-table` trains them")
     pictures = docs / "results"
-    pictures.mkdir(parents=True, exist_ok=True)
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(pictures, error) from error
     scale = main[0].group.split()[0]
     sections = [
         _HEAD.format(named=named, docs=docs, circumstances=_circumstances(runs)),
@@ -84,7 +88,7 @@ def _circumstances(runs: list[Run]) -> str:
 
 def _the_corpus(rows: list[Row], runs: list[Run]) -> str:
     """How far the corpus makes of small models what the paper's made of its own."""
-    by_name = {run.path.name: run for run in runs}
+    named = by_name(runs)
     lines, settled = [], 0
     dense = [row for row in rows if row.sparsifier == "none"]
     wider = [row for row in dense if row.perf is not None and (row.paper_width or 0) > REFERENCE[row.cell]]
@@ -92,7 +96,7 @@ def _the_corpus(rows: list[Row], runs: list[Run]) -> str:
     others = " What other corpora make of such models is at the end of this page." if elsewhere else ""
     gains = "".join(f" {row.model} gains {percent(row.perf)} % over the reference." for row in wider)
     for row in dense:
-        changes = [change for name in row.names if (change := _late_change(by_name[name])) is not None]
+        changes = [change for name in row.names if (change := _late_change(named[name])) is not None]
         change = statistics.mean(changes) if changes else None
         settled += change is not None and abs(change) < _SETTLED
         lines.append((row.model, rate(row), percent(row.perf), percent(change)))

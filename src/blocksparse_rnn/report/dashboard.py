@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +27,8 @@ def write_dashboard(runs: list[Run], path: Path) -> None:
     """
     template = (files(__package__) / _TEMPLATE).read_text(encoding="utf-8")
     # Inside a script element only "<" could end it: no name of a run can become markup.
-    data = json.dumps([_entry(run) for run in runs], separators=(",", ":")).replace("<", "\\u003c")
+    entries = _without_nan([_entry(run) for run in runs])
+    data = json.dumps(entries, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     page = template.replace("/*PLOTLY*/", get_plotlyjs().replace("</script", "<\\/script"))
     with durable_file(path, "w") as file:
         file.write(page.replace("/*RUNS*/", data))
@@ -55,6 +57,15 @@ def _entry(run: Run) -> dict[str, Any]:
         "curves": _curves(run),
         "masks": _picture(run.path / "masks.png"),
     }
+
+
+def _without_nan(value: Any) -> Any:
+    """Null, a gap in a curve, for numbers that JSON doesn't have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

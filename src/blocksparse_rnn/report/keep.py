@@ -4,7 +4,7 @@ from pathlib import Path
 
 from blocksparse_rnn.errors import cannot_write
 from blocksparse_rnn.files import durable_file
-from blocksparse_rnn.report.results import Run
+from blocksparse_rnn.report.results import Run, by_name
 
 _FILES = ("config.yaml", "metrics.csv", "masks.png", "result.json")  # result.json last: it says finished
 _FOLDERS = ("outputs", "corpora")
@@ -16,10 +16,10 @@ def keep_runs(runs: list[Run], folder: Path) -> int:
     Settings name the folders of outputs and corpora without the path to them: it is one machine's.
 
     Raises:
-        UserError: no permission, no space.
+        UserError: two runs have the same name, no permission, no space.
     """
-    for run in runs:
-        target = folder / run.path.name
+    for name, run in by_name(runs).items():
+        target = folder / name
         try:
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -1,8 +1,9 @@
 """Finished runs as rows: error rates, sparsity, and how they compare with dense runs."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,18 @@ from blocksparse_rnn.runs import RunFolder, identity
 
 REFERENCE = {"rnn": 1760, "gru": 2560}
 """Width of each family's dense reference row, as the paper numbers its rows."""
+_CONF = Path(__file__).resolve().parents[3] / "conf"
 _SCHEDULES = {"PaperSchedule": "paper", "CubicSchedule": "cubic"}
 _NEEDED = {
-    "result.json": ("name", "cer", "wer", "sparsity/total", "sparsity/prunable", "parameters", "identity"),
+    "result.json": (
+        *("name", "identity", "cer", "wer", "sparsity/total", "sparsity/prunable", "sparsity/matrices"),
+        *("parameters", "device", "threads", "commit", "wall_seconds"),
+    ),
     "config.yaml": ("model", "width", "block", "seed", "sparsifier", "optimizer", "scale", "trainer", "data"),
 }
 _ORDER = ("none", "bp", "glp", "gl")
+_SPEECH = ("accents", "voices", "rate_wpm", "pitch")
+"""Settings of synthetic speech that are named where they are not as usual."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,11 @@ class Run:
         return self.settings["sparsifier"].get("block_pruning", {}).get("target_sparsity")
 
     @property
+    def retested(self) -> bool:
+        """Whether it only tested another run's weights, with another decoder or on other data."""
+        return bool(self.settings.get("weights"))
+
+    @property
     def paper_width(self) -> int | None:
         """The width of the paper's row that this run's width stands for at its scale."""
         widths = self.settings["scale"].get("row_width", {})
@@ -77,8 +89,12 @@ class Run:
             speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g} to {high:g} dB SNR"
             if data["seed"]:
                 speech += f", corpus {data['seed']}"
+            for name in _SPEECH:
+                if data.get(name, _usual_speech()[name]) != _usual_speech()[name]:
+                    speech += f", {name}={data[name]}".replace("'", "")
         else:
             speech = str(data.get("train", data))
+            speech += f", tested on {data['test']}" if "test" in data else ""
         trainer = self.settings["trainer"]
         limits = [f"{trainer['max_epochs']} epochs"]
         limits += [f"at most {trainer['max_steps']} steps"] if trainer["max_steps"] > 0 else []
@@ -88,9 +104,20 @@ class Run:
         return f"{self.settings['scale']['name']} scale, {speech}, {', '.join(limits)}"
 
     @property
+    def recipe(self) -> str:
+        """What a pruned run and the dense one that it is held against must share besides the group: all but these."""
+        free = ("seed", "model", "width", "sparsifier", "prunable", "weights")
+        return identity(self.settings | dict.fromkeys(free))
+
+    @property
     def choices(self) -> str:
         """Everything on which the result depends besides the seed."""
         return identity(self.settings | {"seed": None})
+
+
+@cache
+def _usual_speech() -> dict[str, Any]:
+    return yaml.safe_load((_CONF / "data" / "synth.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -119,7 +146,11 @@ class Row:
     perf: float | None
     """(reference - CER) / reference against the family's dense reference row; None without one."""
     against_dense: float | None
-    """The same against the dense run of the same width."""
+    """The same against the dense run of the same width. Both are of the row's own recipe."""
+    retested: bool
+    """Whether other runs' weights were only tested again."""
+    dev_cer: float | None
+    """CER on dev, by which a decoder is chosen; None where a run doesn't say."""
 
     @property
     def model(self) -> str:
@@ -137,8 +168,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder; give one with runs, such as outputs/")
-        for config in sorted(folder.rglob("config.yaml")):
-            run = RunFolder(config.parent)
+        for run in _run_folders(folder):
             try:
                 if (run.path / "result.json").exists():
                     found = _read(run)
@@ -157,6 +187,14 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return list(runs.values()), others
 
 
+def _run_folders(folder: Path) -> Iterator[RunFolder]:
+    """Those below a folder; what W&B and others keep for themselves may have a config.yaml too."""
+    for config in sorted(folder.rglob("config.yaml")):
+        inside = config.relative_to(folder).parts
+        if not any(part == "wandb" or part.startswith(".") for part in inside):
+            yield RunFolder(config.parent)
+
+
 def _read(run: RunFolder) -> Run:
     """A finished run; ValueError where its files are not such as this version writes."""
     settings, result = run.settings(), run.result()
@@ -165,7 +203,28 @@ def _read(run: RunFolder) -> Run:
         if missing:
             raise ValueError(f"{name} lacks {', '.join(missing)}: of another program, or of another version")
     assert result is not None
-    return Run(run.path, settings, result)
+    found = Run(run.path, settings, result)
+    try:
+        _order(_row([found], [found]))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(error).__name__}: {error}: of another program, or of another version"
+        ) from None
+    return found
+
+
+def by_name(runs: Iterable[Run]) -> dict[str, Run]:
+    """Runs by the names of their folders.
+
+    Raises:
+        UserError: two have the same.
+    """
+    named: dict[str, Run] = {}
+    for run in runs:
+        other = named.setdefault(run.path.name, run)
+        if other is not run:
+            raise UserError(f"{run.path} and {other.path} have the same name; rename one of the folders")
+    return named
 
 
 def rows_of(runs: list[Run]) -> list[Row]:
@@ -192,6 +251,7 @@ def _row(point: list[Run], runs: list[Run]) -> Row:
         for key in ("wer", "sparsity/total", "sparsity/prunable")
     }
     cer = statistics.mean(cers)
+    dev: list[Any] = [run.result.get("dev_cer") for run in point]
     reference = first.settings["scale"].get("row_width", {}).get(f"w{REFERENCE[cell]}")
     return Row(
         names=tuple(run.path.name for run in point),
@@ -211,21 +271,25 @@ def _row(point: list[Run], runs: list[Run]) -> Row:
         sparsity=mean["sparsity/total"],
         prunable_sparsity=mean["sparsity/prunable"],
         nonzero=statistics.mean(run.result["parameters"]["nonzero"] for run in point),
-        perf=_relative(cer, _dense_cer(runs, first.group, (cell, reference), seeds=None)),
+        perf=_relative(cer, _dense_cer(runs, first, (cell, reference), seeds=None)),
         against_dense=_relative(
-            cer, _dense_cer(runs, first.group, first.model, {run.settings["seed"] for run in point})
+            cer, _dense_cer(runs, first, first.model, {run.settings["seed"] for run in point})
         ),
+        retested=first.retested,
+        dev_cer=None if None in dev else statistics.mean(dev),
     )
 
 
 def _dense_cer(
-    runs: list[Run], group: str, model: tuple[str, int | None], seeds: set[int] | None
+    runs: list[Run], like: Run, model: tuple[str, int | None], seeds: set[int] | None
 ) -> float | None:
-    """Mean CER of the dense runs of a model on the same data, of the same seeds where those exist."""
+    """Mean CER of the dense runs of a model that were done like a run, of the same seeds where those exist."""
     dense = {
         run.settings["seed"]: run.result["cer"]
         for run in runs
-        if run.sparsifier == "none" and run.group == group and run.model == model
+        if run.sparsifier == "none"
+        and run.model == model
+        and (run.group, run.recipe) == (like.group, like.recipe)
     }
     if seeds is not None and seeds <= set(dense):
         dense = {seed: dense[seed] for seed in seeds}

@@ -41,7 +41,22 @@ class Table:
 def run_tables(rows: list[Row]) -> list[Table]:
     """A table for each group of runs that may be compared."""
     groups = groupby(rows, key=lambda row: row.group)
-    return [Table(group, _HEADINGS, [_cells(row) for row in of_group], words=3) for group, of_group in groups]
+    return [_table(group, list(of_group)) for group, of_group in groups]
+
+
+def _table(group: str, rows: list[Row]) -> Table:
+    lines = [_HEADINGS, *(_cells(row) for row in rows)]
+    if any(row.retested for row in rows):
+        lines = _with(lines, "dev CER %", [percent(row.dev_cer, 2) for row in rows])
+    # Sparsity and its share of the prunable weights are choices as much as outcomes.
+    if len({(*cells[:4], *cells[6:8]) for cells in lines[1:]}) < len(rows):
+        lines = _with(lines, "run", [" ".join(row.names) for row in rows])
+    return Table(group, lines[0], lines[1:], words=3)
+
+
+def _with(lines: list[tuple[str, ...]], heading: str, cells: list[str]) -> list[tuple[str, ...]]:
+    """Lines, the headings first, with one more column."""
+    return [(*line, cell) for line, cell in zip(lines, [heading, *cells], strict=True)]
 
 
 def as_text(tables: list[Table]) -> str:
