@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from blocksparse_rnn import cli
-from blocksparse_rnn.command_line import check_command_line
+from blocksparse_rnn.command_line import check_command_line, settings_last
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import create_outputs
@@ -35,6 +35,7 @@ def main(cfg: DictConfig) -> None:
 
 def program() -> None:
     """Check the whole command line, then hand it to Hydra."""
+    sys.argv[1:] = settings_last(sys.argv[1:])
     points = check_command_line(sys.argv[1:])
     if any(point.dry_run for point in points):
         show_plan([resolve(point) for point in points])

@@ -18,7 +18,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from blocksparse_rnn import slots
-from blocksparse_rnn.command_line import CONF, check_command_line, command_line_problems, compose_settings
+from blocksparse_rnn.command_line import (
+    CONF,
+    check_command_line,
+    command_line_problems,
+    compose_settings,
+    settings_last,
+)
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
@@ -325,6 +331,14 @@ def pids(tmp_path: Path) -> list[int]:
     """Processes of the jobs that have saved a checkpoint."""
     folders = [path.parents[1] for path in (tmp_path / "outputs").glob("*/checkpoints/last.ckpt")]
     return [json.loads((folder / "status.json").read_text())["pid"] for folder in folders]
+
+
+@pytest.mark.parametrize(
+    "command", ["-m scale=mini width=16,32", "scale=mini -m width=16,32", "width=16,32 scale=mini -m"]
+)
+def test_options_may_stand_between_settings(command):
+    points = check_command_line(settings_last(command.split()))
+    assert [point.width for point in points] == [16, 32]
 
 
 def test_a_sweep_runs_to_the_end_and_again_skips_everything(command, tmp_path):

@@ -45,6 +45,12 @@ def compose_settings(overrides: list[str]) -> DictConfig:
     return points[0]
 
 
+def settings_last(arguments: list[str]) -> list[str]:
+    """Arguments of a Hydra program with options such as -m first; settings before and behind one confuse Hydra."""
+    settings = get_args_parser().parse_intermixed_args(arguments).overrides
+    return [*(argument for argument in arguments if argument not in settings), *settings]
+
+
 def check_command_line(arguments: list[str]) -> list[DictConfig]:
     """Check the arguments of a Hydra program, all points of a sweep together.
 
