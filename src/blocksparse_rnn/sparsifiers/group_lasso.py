@@ -28,9 +28,9 @@ class GroupLasso(Sparsifier):
         max_sparsity: no matrix loses more than this share of its blocks.
         form: `proximal` shrinks every block's norm by learning rate * lambda_g after each optimizer
             step, to exactly zero where it is smaller than that; with AdamW this is decoupled from the
-            gradient's scale, as its weight decay is. After the last step, blocks smaller than the shrink
-            of the highest rate are zero, too. `loss` adds the penalty to the loss, which makes norms
-            small but hardly ever zero.
+            gradient's scale, as its weight decay is. After the last step, blocks that were zero at some step
+            of the last epoch are zero again. `loss` adds the penalty to the loss, which makes norms small
+            but hardly ever zero.
 
     Raises:
         UserError: a value is out of its range.
@@ -50,6 +50,8 @@ class GroupLasso(Sparsifier):
             raise UserError(f"sparsifier.group_lasso.lambda_g={lambda_g}: must not be negative")
         self.lambda_g = lambda_g
         self.form = form
+        self.taken: dict[str, Tensor] = {}
+        """Name -> (R, C), True where a block was zero at some step of this epoch."""
 
     def settled(self, step: int) -> bool:
         # Blocks vanish up to the last step, and the lowest error rate would choose an early, dense model.
@@ -64,18 +66,24 @@ class GroupLasso(Sparsifier):
         if self.form == "loss":
             recogniser.penalties.append(("group_lasso", lambda: self.penalty(recogniser.model)))
 
+    def on_train_start(self, trainer: pl.Trainer, recogniser: Any) -> None:
+        self.taken = {name: zero_RC.to(recogniser.device) for name, zero_RC in self.taken.items()}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, recogniser: Any, batch: Any, index: int) -> None:
+        if index == 0:  # not where an epoch resumes
+            self.taken = {}
+
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         matrices = self.matrices(recogniser.model)
         left_out = matrices[0].weight.grad is None  # a step that changed no weight
         if self.form == "proximal" and not left_out:
-            rates = [group["lr"] for group in _groups(trainer, matrices)]
-            recogniser.log("train/group_lasso", self.shrink(matrices, rates))
+            rates = {p: g["lr"] for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
+            recogniser.log("train/group_lasso", self.shrink(matrices, [rates[m.weight] for m in matrices]))
 
     def on_validation_start(self, trainer: pl.Trainer, recogniser: Any) -> None:
         # After the last step, or the last that the clock allows.
-        if self.form == "proximal" and trainer.should_stop:
-            matrices = self.matrices(recogniser.model)
-            self.drop(matrices, [_highest_rate(group) for group in _groups(trainer, matrices)])
+        if trainer.should_stop and self.taken:
+            self.drop(self.matrices(recogniser.model))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: Any) -> None:
         matrices = self.matrices(recogniser.model)
@@ -84,32 +92,30 @@ class GroupLasso(Sparsifier):
     @torch.no_grad()
     def shrink(self, matrices: list[Matrix], rates: list[float]) -> Tensor:
         """The proximal step of every matrix with its learning rate; returns the penalty before it."""
-        norms, factors = self._shrunk(matrices, rates)
-        for m in matrices:
-            scale_blocks_(m.weight, factors[m.name].clamp_min(0), self.block)
-        return self.lambda_g * torch.stack([norm_RC.sum() for norm_RC in norms.values()]).sum()
-
-    @torch.no_grad()
-    def drop(self, matrices: list[Matrix], rates: list[float]) -> None:
-        """Zero the blocks that a proximal step with these rates would take, and leave the others as they are.
-
-        The optimizer moves a block without a use to and fro by steps of the learning rate, and the shrink
-        keeps it near zero. As the rate falls, so do both, and what was a block's noise at the time stays.
-        """
-        _, factors = self._shrunk(matrices, rates)
-        for m in matrices:
-            scale_blocks_(m.weight, (factors[m.name] > 0).to(m.weight.dtype), self.block)
-
-    def _shrunk(
-        self, matrices: list[Matrix], rates: list[float]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Norms (R, C) of blocks by name, and what a step multiplies them by: 0 or less takes the block."""
         norms = {m.name: block_norm(m.weight, self.block) for m in matrices}
         factors = {
             m.name: 1 - lr * self.lambda_g / norms[m.name] for m, lr in zip(matrices, rates, strict=True)
         }
         self._guard(norms, factors)
-        return norms, factors
+        for m in matrices:
+            factor_RC = factors[m.name].clamp_min(0)
+            scale_blocks_(m.weight, factor_RC, self.block)
+            zero_RC = factor_RC == 0
+            self.taken[m.name] = zero_RC | self.taken[m.name] if m.name in self.taken else zero_RC
+        return self.lambda_g * torch.stack([norm_RC.sum() for norm_RC in norms.values()]).sum()
+
+    @torch.no_grad()
+    def drop(self, matrices: list[Matrix]) -> None:
+        """Zero the blocks that were zero at some step of this epoch, and leave the others as they are.
+
+        The optimizer moves a block without a use by steps of the learning rate, and the shrink takes it back
+        to zero every few steps. As the rate falls, so do both, until what a block has just then stays in it.
+        """
+        norms = {m.name: block_norm(m.weight, self.block) for m in matrices}
+        factors = {name: 1 - self.taken[name].to(norm_RC.dtype) for name, norm_RC in norms.items()}
+        self._guard(norms, factors)
+        for m in matrices:
+            scale_blocks_(m.weight, factors[m.name], self.block)
 
     def _guard(self, norms: dict[str, Tensor], factors: dict[str, Tensor]) -> None:
         """Let a matrix that would collapse keep its best blocks as they are.
@@ -124,13 +130,10 @@ class GroupLasso(Sparsifier):
                 factor[best] = factor[best].where(factor[best] > 0, 1.0)
                 self.warn_spared(name, "a smaller lambda_g")
 
+    # The state in the checkpoint.
 
-def _groups(trainer: pl.Trainer, matrices: list[Matrix]) -> list[dict[str, Any]]:
-    """The optimizer's group of each matrix."""
-    groups = {p: group for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
-    return [groups[m.weight] for m in matrices]
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": dict(self.taken)}
 
-
-def _highest_rate(group: dict[str, Any]) -> float:
-    """The highest learning rate of an optimizer's group: a one-cycle schedule's own, else its first."""
-    return float(group.get("max_lr", group.get("initial_lr", group["lr"])))
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = dict(state["taken"])
