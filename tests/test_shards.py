@@ -135,6 +135,12 @@ def test_what_is_wrong_in_a_shard_is_a_reject(written, tmp_path):
         corpus(tmp_path, "*.tgz").prepare()
 
 
+def in_one_batch(found) -> SpeechData:
+    """The same few utterances in each split."""
+    splits = dict.fromkeys(("train", "dev", "test"), found)
+    return SpeechData(splits, ALPHABET, sample_rate=RATE, batch=99, seed=0, workers=0)
+
+
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24"])
 def test_a_part_of_a_file_keeps_its_loudness_in_a_shard(tmp_path, subtype):
     wave = np.concatenate([np.zeros(RATE), noise(1, 0), [1.5]])
@@ -142,14 +148,7 @@ def test_a_part_of_a_file_keeps_its_loudness_in_a_shard(tmp_path, subtype):
     part = Utterance(tmp_path / "long.wav", 1.0, "ab", offset=1.0)
     write_shards([part], tmp_path, "train", 1)
     found = usable(tmp_path)
-    [read] = SpeechData(
-        dict.fromkeys(("train", "dev", "test"), found),
-        ALPHABET,
-        sample_rate=RATE,
-        batch=1,
-        seed=0,
-        workers=0,
-    ).val_dataloader()
+    [read] = in_one_batch(found).val_dataloader()
     np.testing.assert_allclose(read.wave_BS[0].numpy(), wave[RATE : 2 * RATE], atol=1e-4)
 
 
@@ -258,14 +257,7 @@ def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp
     (tmp_path / "b.tar").write_bytes((written[0] / "train-000001.tar").read_bytes())
     found = corpus(tmp_path, "*.tar").prepare()["train"]
     split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))
-    data = SpeechData(
-        dict.fromkeys(("train", "dev", "test"), found),
-        ALPHABET,
-        sample_rate=RATE,
-        batch=99,
-        seed=0,
-        workers=0,
-    )
+    data = in_one_batch(found)
     (tmp_path / "a.tar").unlink()
     [batch] = data.train_dataloader()
     assert len(batch.files) == len(found)

@@ -97,8 +97,10 @@ class Noise:
         if self.files is None:
             return _coloured_noise(samples, rng.uniform(0, 2), rng)
         noise_S = _read_any(self.files, sample_rate, rng, samples / sample_rate)
-        if noise_S is None or len(noise_S) > samples:
-            return noise_S if noise_S is None else noise_S[:samples]
+        if noise_S is None:
+            return None
+        if len(noise_S) > samples:
+            return noise_S[:samples]
         start = int(rng.integers(len(noise_S)))
         return noise_S.repeat(2 + samples // len(noise_S))[start : start + samples]
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Run:
         names = [name for name, width in widths.items() if width == self.settings["width"]]
         return int(names[0].removeprefix("w")) if names else None
 
-    @property
+    @cached_property
     def group(self) -> str:
         """What runs must share to be compared: scale, data, length of training and what it began with."""
         data = {k: v for k, v in self.settings["data"].items() if k not in ("folder", "workers", "_target_")}
@@ -103,7 +103,7 @@ class Run:
         limits += [f"started from {Path(start).name}"] if start else []
         return f"{self.settings['scale']['name']} scale, {speech}, {', '.join(limits)}"
 
-    @property
+    @cached_property
     def recipe(self) -> str:
         """What a pruned run and the dense one that it is held against must share besides the group: all but these."""
         free = ("seed", "model", "width", "sparsifier", "prunable", "weights")

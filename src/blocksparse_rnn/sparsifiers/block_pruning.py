@@ -148,8 +148,9 @@ class BlockPruning(Sparsifier):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         # Before the gradient is clipped: what can't change must not shrink the steps of the rest.
-        gradients = [m.weight.grad for m in self.matrices(recogniser.model)]
-        torch._foreach_mul_(gradients, self._weight_masks)  # type: ignore[arg-type]
+        if self._weight_masks:
+            gradients = [m.weight.grad for m in self.matrices(recogniser.model)]
+            torch._foreach_mul_(gradients, self._weight_masks)  # type: ignore[arg-type]
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         itr = trainer.global_step
@@ -216,6 +217,8 @@ class BlockPruning(Sparsifier):
     @torch.no_grad()
     def _apply(self, matrices: list[Matrix], optimizers: list[torch.optim.Optimizer]) -> None:
         """Zero the pruned weights and their momentum; with their gradients zero they stay so."""
+        if all(self.masks[m.name].all() for m in matrices):
+            return  # nothing is pruned yet, and no step need look
         self._weight_masks = [expand(self.masks[m.name], self.block).to(m.weight.dtype) for m in matrices]
         for m, mask_OI in zip(matrices, self._weight_masks, strict=True):
             m.weight.mul_(mask_OI)
