@@ -25,9 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from blocksparse_rnn import ranks
 from blocksparse_rnn.config import find_problems, nearest
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import CONF
 from hydra_plugins.grids_sweeper import grid_overrides
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 _ENDLESS = (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP)
 _composed: dict[frozenset[str], DictConfig] = {}
 """The points of the last command line by their overrides: composing takes longer than all else before a start."""

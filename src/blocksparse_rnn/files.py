@@ -1,4 +1,5 @@
-"""Writing files so that a power cut leaves the old one or the new one, never half of one; locks; how many cores may work."""
+"""Writing files so that a power cut leaves the old one or the new one, never half of one; locks; where settings lie;
+how many cores may work."""
 
 import fcntl
 import os
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from blocksparse_rnn.errors import cannot_write
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+"""The folder of the settings."""
 
 
 @contextmanager

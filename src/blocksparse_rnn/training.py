@@ -27,7 +27,6 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from blocksparse_rnn import ranks
 from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights, resume_point
-from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.config import build, build_sparsifiers
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.data.augment import Augmenter
@@ -36,6 +35,7 @@ from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.inspection import LONGEST
 from blocksparse_rnn.data.manifest import Utterance, total_hours
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import CONF
 from blocksparse_rnn.finite import SkipNonFinite
 from blocksparse_rnn.loggers import MetricsCSV, tell_again
 from blocksparse_rnn.progress import Progress

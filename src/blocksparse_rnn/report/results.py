@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import CONF
 from blocksparse_rnn.runs import RunFolder, identity
 
 REFERENCE = {"rnn": 1760, "gru": 2560}
 """Width of each family's dense reference row, as the paper numbers its rows."""
-_CONF = Path(__file__).resolve().parents[3] / "conf"
 _SCHEDULES = {"PaperSchedule": "paper", "CubicSchedule": "cubic"}
 _NEEDED = {
     "result.json": (
@@ -117,7 +117,7 @@ class Run:
 
 @cache
 def _usual_speech() -> dict[str, Any]:
-    return yaml.safe_load((_CONF / "data" / "synth.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((CONF / "data" / "synth.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
