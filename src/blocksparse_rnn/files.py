@@ -1,5 +1,4 @@
-"""Writing files so that a power cut leaves the old one or the new one, never half of one; locks; where settings lie;
-how many cores may work."""
+"""Where settings lie, files that a power cut leaves old or new but never half written, locks, cores that may work."""
 
 import fcntl
 import os

@@ -169,7 +169,7 @@ def _write_rejects(path: Path, manifest: str | None, rejects: list[Reject]) -> N
         {
             **({} if manifest is None else {"manifest": manifest}),
             "audio_filepath": str(r.utterance.audio.absolute()),
-            "text": r.utterance.text if r.utterance.original_text is None else r.utterance.original_text,
+            "text": r.utterance.written,
             "reason": r.reason,
         }
         for r in rejects

@@ -60,8 +60,7 @@ def split_usable(
 
     def check(utterance: Utterance) -> Utterance | Reject:
         if normalise is not None:
-            written = utterance.text if utterance.original_text is None else utterance.original_text
-            utterance = replace(utterance, text=normalise(utterance.text), original_text=written)
+            utterance = replace(utterance, text=normalise(utterance.text), original_text=utterance.written)
         reason = _problem(utterance, alphabet, output_frames)
         return Reject(utterance, reason) if reason else utterance
 

@@ -77,11 +77,7 @@ def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
         "duration": utterance.duration,
         "text": utterance.text,
         **({} if utterance.offset is None else {"offset": utterance.offset}),
-        **(
-            {}
-            if utterance.original_text in (None, utterance.text)
-            else {"original_text": utterance.original_text}
-        ),
+        **({} if utterance.written == utterance.text else {"original_text": utterance.written}),
         **extra,
     }
     return json.dumps(row) + "\n"

@@ -22,3 +22,8 @@ class Utterance:
     """The text as somebody wrote it, where it has been normalised."""
     problem: str | None = None
     """Why it can't be used, as far as its corpus found out."""
+
+    @property
+    def written(self) -> str:
+        """The text as somebody wrote it, before it was normalised."""
+        return self.text if self.original_text is None else self.original_text
