@@ -9,6 +9,7 @@ python src/train.py --cfg job          # show the settings
 """
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -17,7 +18,7 @@ from blocksparse_rnn import cli
 from blocksparse_rnn.command_line import check_command_line, settings_last
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.runs import create_outputs
+from blocksparse_rnn.files import create_folder
 from blocksparse_rnn.sweep import show_plan
 from blocksparse_rnn.training import train
 
@@ -41,7 +42,7 @@ def program() -> None:
         show_plan([resolve(point) for point in points])
         return
     for folder in {point.outputs for point in points}:
-        create_outputs(folder)
+        create_folder(Path(folder))
     main()
     if mistakes:
         raise mistakes[0]

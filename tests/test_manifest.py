@@ -448,6 +448,17 @@ def test_why_nothing_is_usable_comes_before_what_is_split(tmp_path):
         "test.jsonl",
         "rejects.jsonl",
     }
+    # The other way round train would have sentences of the earlier test.
+    with pytest.raises(UserError, match=r"^--test 0: .*two/test\.jsonl is there already.*delete it"):
+        prepare(Request(enough, tmp_path / "two", dev=0.2, test=0), settings)
+    assert not (tmp_path / "two" / "dev.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_out_before_anything_is_inspected(tmp_path):
+    settings = resolve(compose_settings(["scale=mini", f"corpora={tmp_path / 'corpora'}"]))
+    with pytest.raises(UserError, match=r"^cannot write /proc: "):
+        prepare(Request(spoken(tmp_path / "some", ["one", "two"]), Path("/proc/all.jsonl")), settings)
+    assert not (tmp_path / "corpora").exists()
 
 
 def test_two_rows_of_one_file_keep_their_own_texts_also_when_cleaned_again(tmp_path):

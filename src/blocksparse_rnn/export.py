@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from blocksparse_rnn.blocks import BlockSize, parse_block
 from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.counts import count_parameters
-from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import create_folder
 from blocksparse_rnn.models import layers
 from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer
@@ -95,10 +96,7 @@ def export_run(path: str | Path, out: Path, dtype: str = "fp32") -> tuple[Networ
         "run": {key: result[key] for key in _ABOUT_RUN if key in result},
     }
     statistics = {"features.mean": recogniser.features.mean_F, "features.std": recogniser.features.std_F}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(out.parent, error) from error
+    create_folder(out.parent)
     write_network(out, network, dtype, about, statistics)
     total = count_parameters(recogniser.model, settings["prunable"]).total
     return network, sizes(network, total, dtype, out.stat().st_size)

@@ -1,8 +1,9 @@
-"""Where settings lie, files that a power cut leaves old or new but never half written, locks, cores that may work."""
+"""Where settings lie, folders that can be written to, files that a power cut leaves old or new but never half written, locks, cores that may work."""
 
 import fcntl
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,20 @@ from blocksparse_rnn.errors import cannot_write
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """The folder of the settings."""
+
+
+def create_folder(folder: Path) -> None:
+    """Make a folder where it isn't there, and find out now, not after hours of work, whether it can be written to.
+
+    Raises:
+        UserError: no permission, no space, or something else lies there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from blocksparse_rnn.data.layouts import read_layout
 from blocksparse_rnn.data.manifest import manifest_line, total_hours
 from blocksparse_rnn.data.shards import write_shards
 from blocksparse_rnn.data.utterance import Utterance
-from blocksparse_rnn.errors import UserError, cannot_write
-from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import create_folder, durable_file
 from blocksparse_rnn.text import Alphabet
 
 _KINDS = {
@@ -79,19 +79,19 @@ def prepare(request: Request, settings: dict[str, Any]) -> str:
     ):
         if value is not None and value <= 0:
             raise UserError(f"--{name} {value:g}: must be above 0")
+    single = request.out.suffix == ".jsonl"
+    if not single:
+        _check_no_other_split(request)
     alphabet, output_frames = Alphabet(settings["alphabet"]), _output_frames(settings)
     inspector = Inspector(Path(settings["corpora"]) / MEMORY, request.workers, request.longest)
-    offered = inspector(read_layout(request.source, request.layout))
+    found = read_layout(request.source, request.layout)
+    folder = request.out.parent if single else request.out
+    create_folder(folder)
+    offered = inspector(found)
     normalise = build(settings["text"]) if settings["text"] else None
     accepted, rejects = split_usable(offered, alphabet, output_frames, normalise)
     usable = list(accepted)
 
-    single = request.out.suffix == ".jsonl"
-    folder = request.out.parent if single else request.out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     _write_rejects(folder / "rejects.jsonl", request.out.name if single else None, rejects)
     if not usable:
         raise UserError(
@@ -119,6 +119,21 @@ def prepare(request: Request, settings: dict[str, Any]) -> str:
             *_describe_rejects(rejects, folder / "rejects.jsonl", output_frames),
         ]
     )
+
+
+def _check_no_other_split(request: Request) -> None:
+    """Refuse a folder with a split that won't be written anew: its sentences may become train's.
+
+    Raises:
+        UserError: names the split's manifest.
+    """
+    for name, share in (("dev", request.dev), ("test", request.test)):
+        path = request.out / f"{name}.jsonl"
+        if share == 0 and path.exists():
+            raise UserError(
+                f"--{name} 0: {path} is there already, and its sentences may become train's; "
+                "delete it or choose another folder"
+            )
 
 
 def _output_frames(settings: dict[str, Any]) -> Callable[[float], int]:

@@ -136,18 +136,6 @@ def run_name(settings: dict[str, Any]) -> str:
     return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
 
 
-def create_outputs(folder: str) -> None:
-    """Make the folder in which runs will lie.
-
-    Raises:
-        UserError: no permission, no space, or something else lies there.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
 class RunLocked(UserError):
     """Another process is working on the run."""
 

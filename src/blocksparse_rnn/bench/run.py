@@ -18,7 +18,8 @@ from blocksparse_rnn.bench.page import models_table
 from blocksparse_rnn.bench.products import Row, time_layers, time_products
 from blocksparse_rnn.bench.report import as_table, write_report, write_rows
 from blocksparse_rnn.bench.rivals import OPTIONAL
-from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import create_folder
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.runtime.library import cache_folder, choose_variant, load, native
 from blocksparse_rnn.training import cpu_name
@@ -67,10 +68,7 @@ def run_benchmarks(
         raise UserError(f"{json}: is a folder; name the file to write, such as {json / 'rows.json'}")
     for folder in (out, None if json is None else json.parent):
         if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise cannot_write(folder, error) from error
+            create_folder(folder)
     torch.set_num_threads(threads)
     os.environ["MKL_NUM_THREADS"] = str(threads)
     machine = measure_machine()

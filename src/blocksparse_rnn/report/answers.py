@@ -11,8 +11,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from blocksparse_rnn.errors import UserError, cannot_write
-from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import create_folder, durable_file
 from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.paper import PAPER, match, paper_table
 from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
@@ -54,10 +54,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     if not any(match(paper, main) for paper in PAPER):
         raise UserError(f"{named}: no row of the paper's table is in it; `make reproduce-table` trains them")
     pictures = docs / "results"
-    try:
-        pictures.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(pictures, error) from error
+    create_folder(pictures)
     scale = main[0].group.split()[0]
     sections = [
         _HEAD.format(named=named, docs=docs, circumstances=_circumstances(runs)),

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from blocksparse_rnn.errors import cannot_write
-from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.files import create_folder, durable_file
 from blocksparse_rnn.report.results import Run, by_name
 
 _FILES = ("config.yaml", "metrics.csv", "masks.png", "result.json")  # result.json last: it says finished
@@ -20,10 +19,7 @@ def keep_runs(runs: list[Run], folder: Path) -> int:
     """
     for name, run in by_name(runs).items():
         target = folder / name
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(target, error) from error
+        create_folder(target)
         for source in (run.path / name for name in _FILES):
             if source.exists() and source.resolve() != (target / source.name).resolve():
                 content = source.read_bytes()

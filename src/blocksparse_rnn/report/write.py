@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from blocksparse_rnn.errors import cannot_write
-from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.files import create_folder, durable_file
 from blocksparse_rnn.report.dashboard import write_dashboard
 from blocksparse_rnn.report.plot import draw_all
 from blocksparse_rnn.report.results import Row, Run
@@ -16,10 +15,7 @@ def write_report(folder: Path, runs: list[Run], rows: list[Row], tables: list[Ta
     Raises:
         UserError: no permission, no space.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    create_folder(folder)
     pictures = draw_all(folder, runs, rows)
     shown = "".join(f"\n![{picture.stem}]({picture.name})\n" for picture in pictures)
     texts = {
