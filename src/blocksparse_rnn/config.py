@@ -23,7 +23,7 @@ from torch import nn
 from blocksparse_rnn.blocks import BlockSetting
 from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.runs import WEIGHTS_OF, source_of
+from blocksparse_rnn.runs import WEIGHTS_OF, RunFolder, source_of
 from blocksparse_rnn.runtime.kept import check_skipping
 from blocksparse_rnn.sparsifiers.base import Context, Sparsifier
 from blocksparse_rnn.text import Alphabet
@@ -233,13 +233,19 @@ def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
         *(partial(build, node) for node in (settings["augment"] or {}).values() if is_node(node)),
         partial(build_sparsifiers, settings),
         partial(_check_blocks, settings),
-        *(partial(source_of, settings, name) for name in WEIGHTS_OF if settings[name]),
+        *(partial(_check_source, settings, name) for name in WEIGHTS_OF if settings[name]),
     ]
     for attempt in attempts:
         try:
             attempt()
         except UserError as error:
             yield str(error)
+
+
+def _check_source(settings: dict[str, Any], setting: str) -> None:
+    """Look for the run whose weights are wanted; a finished run no longer wants them."""
+    if RunFolder.of(settings).result() is None:
+        source_of(settings, setting)
 
 
 def _check_blocks(settings: dict[str, Any]) -> None:
