@@ -107,6 +107,13 @@ class TestCorpus:
     def test_long_corpora_hold_out_half_an_hour(self):
         assert replace(RECIPE, hours=20.0).seconds("test") == 1800
         assert replace(RECIPE, hours=1.5).seconds("dev") == 540
+        assert replace(RECIPE, hours=0.5, held_out=0.5).seconds("dev") == 900
+        assert replace(RECIPE, hours=20.0, held_out=0.5).seconds("train") == 72000
+        assert replace(RECIPE, hours=20.0, held_out=0.5).seconds("test") == 1800
+
+    def test_a_share_that_is_not_given_leaves_the_name_as_it_was(self):
+        assert RECIPE.name == "synth-0.01h-120w-71ae6f32"
+        assert replace(RECIPE, held_out=0.5).name != RECIPE.name
 
     def test_no_sentence_is_in_two_splits(self, built):
         texts = {split: {u.text for u in utterances} for split, utterances in built.prepare().items()}
@@ -380,6 +387,7 @@ class TestSettings:
             ({"snr_db": [10]}, r"data.snr_db=\[10\]: must be two numbers"),
             ({"rate_wpm": [10, 900]}, r"data.rate_wpm=\[10, 900\]: both must be from 80 to 450"),
             ({"pitch": [0, 100]}, r"data.pitch=\[0, 100\]: both must be from 0 to 99"),
+            ({"held_out": 0}, r"data.held_out=0: must be above 0 and at most 1, or null"),
             ({"seed": -1}, r"data.seed=-1: must not be negative"),
             ({"workers": 0}, r"data.workers=0: must be at least 1"),
         ],

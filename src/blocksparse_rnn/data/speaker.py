@@ -43,17 +43,22 @@ class Recipe:
     rate_wpm: tuple[int, ...]
     pitch: tuple[int, ...]
     seed: int
+    held_out: float | None = None
 
     @property
     def name(self) -> str:
         """Name of the corpus folder: readable, and unique to the settings."""
-        settings = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
+        # What is None is not named, so that a setting added later leaves the names of earlier corpora as they were.
+        given = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        settings = json.dumps({"format": FORMAT, **given}, sort_keys=True)
         return f"synth-{self.hours:g}h-{self.vocabulary}w-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
     def seconds(self, split: str) -> float:
-        """Wanted length of a split: dev and test are a tenth of train, half an hour at most."""
-        hours = self.hours if split == "train" else min(self.hours / 10, _MAX_HELD_OUT_HOURS)
-        return 3600 * hours
+        """Wanted length of a split."""
+        if split == "train":
+            return 3600 * self.hours
+        hours = self.hours / 10 if self.held_out is None else self.hours * self.held_out
+        return 3600 * min(hours, _MAX_HELD_OUT_HOURS)
 
 
 class Spoken(NamedTuple):

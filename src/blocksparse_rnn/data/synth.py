@@ -52,7 +52,7 @@ class SynthSpeech:
 
     Args:
         folder: corpora lie here, one folder each.
-        hours: length of train; dev and test are a tenth of it, half an hour each at most.
+        hours: length of train.
         vocabulary: number of different words that can occur.
         accents: names among `espeak.ACCENTS`; every voice speaks with all of them.
         voices: number of voices, over all splits together.
@@ -61,6 +61,7 @@ class SynthSpeech:
         pitch: lowest and highest pitch on eSpeak's scale of 0 to 99, where 50 is a voice's own.
         seed: of the corpus; training has its own.
         workers: processes that speak; None takes all cores.
+        held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
 
     Raises:
         UserError: a value is out of its range.
@@ -79,6 +80,7 @@ class SynthSpeech:
         pitch: list[int],
         seed: int,
         workers: int | None,
+        held_out: float | None = None,  # which the settings of earlier runs don't have
     ) -> None:
         self.recipe = Recipe(
             hours=float(hours),
@@ -89,6 +91,7 @@ class SynthSpeech:
             rate_wpm=tuple(rate_wpm),
             pitch=tuple(pitch),
             seed=seed,
+            held_out=None if held_out is None else float(held_out),
         )
         problems = [*_problems(self.recipe)]
         if workers is not None and workers < 1:
@@ -206,6 +209,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     yield from _range_problems("snr_db", recipe.snr_db, -20, 100)
     yield from _range_problems("rate_wpm", recipe.rate_wpm, 80, 450)
     yield from _range_problems("pitch", recipe.pitch, 0, 99)
+    if recipe.held_out is not None and not 0 < recipe.held_out <= 1:
+        yield f"data.held_out={recipe.held_out:g}: must be above 0 and at most 1, or null for a tenth"
     if recipe.seed < 0:
         yield f"data.seed={recipe.seed}: must not be negative"
 
