@@ -516,6 +516,32 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
         write_answers(only, [tmp_path], tmp_path / "docs")
 
 
+def test_what_pruning_costs_is_set_beside_the_hours_of_speech(tmp_path):
+    for hours, dense, pruned in ((1.5, 0.10, 0.15), (0.5, 0.20, 0.22), (4.0, 0.05, 0.10)):
+        data = {"hours": hours, "vocabulary": 300, "snr_db": [30.0, 40.0], "seed": 0}
+        trainer = {"max_epochs": int(12 / hours), "max_steps": -1, "max_time": None}
+        for cer, sparsifier in ((dense, "none"), (pruned, "bp")):
+            write_run(tmp_path / "runs", cer, sparsifier=sparsifier, hours=hours, data=data, trainer=trainer)
+    for cer, sparsifier in (
+        (0.3, "none"),
+        (0.4, "bp"),
+    ):  # other words: another corpus, not only more or less of it
+        other = {"hours": 2.0, "vocabulary": 100, "snr_db": [30.0, 40.0], "seed": 0}
+        write_run(tmp_path / "runs", cer, sparsifier=sparsifier, hours=2.0, data=other)
+    write_run(tmp_path / "runs", 0.12, width=176)
+    runs, _ = read_runs([tmp_path / "runs"])
+    page = write_answers(runs, [tmp_path / "runs"], tmp_path / "docs").read_text()
+    section = page.partition("## When does pruning cost less?")[2].partition("##")[0]
+    assert "costs from 10.0 % to 100.0 %" in " ".join(section.split())
+    lines = [line.replace(" ", "").split("|")[1:-1] for line in section.splitlines() if line.startswith("|")]
+    assert [(hours, epochs, *rest) for hours, epochs, _, *rest in lines[2:]] == [
+        ("0.5", "24", "20.00", "22.00", "10.0"),
+        ("1.5", "8", "10.00", "15.00", "50.0"),
+        ("4", "3", "5.00", "10.00", "100.0"),
+    ]
+    assert page.count("## On another corpus") == 2  # that of other words, and the narrow model's
+
+
 def test_the_committed_page_is_what_the_committed_results_say(tmp_path, monkeypatch):
     monkeypatch.chdir(CONF.parent)
     folders = [Path("results/mini"), Path("results/demo"), Path("results/regime")]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import create_folder, durable_file
 from blocksparse_rnn.report.curves import read_curves
+from blocksparse_rnn.report.hours import hours_table, rows_by_hours
 from blocksparse_rnn.report.paper import PAPER, match, paper_table
 from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
 from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name, rows_of
@@ -56,6 +57,9 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     pictures = docs / "results"
     create_folder(pictures)
     scale = main[0].group.split()[0]
+    by_hours = _by_hours(main, trained, runs)
+    told = {main[0].group, *(row.group for row in by_hours)}
+    others = [rows for rows in groups if not {row.group for row in rows} <= told]
     sections = [
         _HEAD.format(named=named, docs=docs, circumstances=_circumstances(runs)),
         _the_corpus(main, runs),
@@ -64,7 +68,8 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         _blocks(main, scale, pictures, folders),
         _algorithms(main),
         _width(main, scale, pictures),
-        *(_elsewhere(rows, i, pictures) for i, rows in enumerate(g for g in groups if g is not main)),
+        _hours(by_hours, runs),
+        *(_elsewhere(rows, i, pictures) for i, rows in enumerate(others)),
     ]
     page = docs / "RESULTS.md"
     with durable_file(page, "w") as file:
@@ -290,6 +295,31 @@ weights would, by a power law between the dense models measured next to that siz
 {Table("", headings, lines, words=2).render("github")}
 
 """
+
+
+def _by_hours(main: list[Row], rows: list[Row], runs: list[Run]) -> list[Row]:
+    """The pruned reference row on more speech and on less; none where it stands alone."""
+    reference = next((row for row in main if _is(row, 1760, 0.9)), None)
+    found = [] if reference is None else rows_by_hours(reference, rows, runs)
+    return found if len(found) > 1 else []
+
+
+def _hours(rows: list[Row], runs: list[Run]) -> str:
+    if not rows:
+        return ""
+    least, most = min(rows, key=_worse), max(rows, key=_worse)
+    return f"""## When does pruning cost less?
+
+{rows[0].model}, {_in_blocks(rows[0])} at {percent(rows[0].target, 0)} %, on less speech heard more often and on more heard less
+often. Of the dense model's rate it costs from {percent(_worse(least))} % to {percent(_worse(most))} %.
+`python src/train.py -m -cd sweeps -cn hours`
+
+{hours_table(rows, runs)}
+"""
+
+
+def _worse(row: Row) -> float:
+    return -(row.against_dense or 0.0)
 
 
 def _elsewhere(rows: list[Row], index: int, pictures: Path) -> str:

@@ -87,6 +87,8 @@ class Run:
         if "hours" in data:
             low, high = data["snr_db"]
             speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g} to {high:g} dB SNR"
+            if data.get("held_out"):
+                speech += f", {data['held_out']:g} times as much held out for dev, as much for test"
             if data["seed"]:
                 speech += f", corpus {data['seed']}"
             for name in _SPEECH:

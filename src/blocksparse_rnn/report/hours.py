@@ -1,0 +1,48 @@
+"""What pruning costs where less speech was heard more often, or more speech less often."""
+
+from typing import Any
+
+from blocksparse_rnn.report.results import Row, Run, by_name
+from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
+from blocksparse_rnn.runs import identity
+
+
+def rows_by_hours(of: Row, rows: list[Row], runs: list[Run]) -> list[Row]:
+    """Rows that differ from one of them in the hours of speech and the epochs alone, the fewest hours first."""
+    named = by_name(runs)
+
+    def settings(row: Row) -> dict[str, Any]:
+        return named[row.names[0]].settings
+
+    alike = [
+        row
+        for row in rows
+        if row.against_dense is not None and _but_hours(settings(row)) == _but_hours(settings(of))
+    ]
+    return sorted(alike, key=lambda row: settings(row)["data"]["hours"])
+
+
+def _but_hours(settings: dict[str, Any]) -> str:
+    data = {k: v for k, v in settings["data"].items() if k not in ("hours", "held_out")}
+    trainer = {k: v for k, v in settings["trainer"].items() if k != "max_epochs"}
+    return identity(settings | {"data": data, "trainer": trainer, "seed": None})
+
+
+def hours_table(rows: list[Row], runs: list[Run]) -> str:
+    """A line for each number of hours: the dense model, the pruned one, and how much worse it is."""
+    named = by_name(runs)
+    lines = []
+    for row in rows:
+        first = named[row.names[0]]
+        assert row.against_dense is not None
+        dense = row.cer / (1 - row.against_dense)
+        lines.append(
+            (
+                f"{first.settings['data']['hours']:g}",
+                str(first.settings["trainer"]["max_epochs"]),
+                str(first.result.get("steps", EMPTY)),
+                *(percent(dense, 2), rate(row), percent(-row.against_dense)),
+            )
+        )
+    headings = ("hours", "epochs", "steps", "dense: CER %", "pruned: CER %", "worse %")
+    return Table("", headings, lines, words=0).render("github")
