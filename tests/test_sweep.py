@@ -88,6 +88,15 @@ def test_dense_points_come_first_and_pruned_ones_wait_for_theirs(tone_settings):
         assert job.after == expected
     targeted = plan([tone_settings(), tone_settings("sparsifier=bp", "target_sparsity=0.5")])
     assert targeted[1].after == []
+    rates = [
+        tone_settings(f"sparsifier={s}", f"optimizer.lr={lr}") for lr in (0.1, 0.2) for s in ("bp", "none")
+    ]
+    slow, fast, *pruned = plan(rates)
+    assert [job.after for job in pruned] == [[slow], [fast]]  # not one that was trained in another way
+    slow, fast, pruned_otherwise = plan(
+        [rates[1], rates[3], tone_settings("sparsifier=bp", "optimizer.lr=0.3")]
+    )
+    assert pruned_otherwise.after == [slow, fast]
 
 
 def test_points_that_are_the_same_run_are_one_job(tone_settings):

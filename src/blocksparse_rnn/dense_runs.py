@@ -5,7 +5,7 @@ from typing import Any
 
 from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.runs import RunFolder, same_network, same_settings
+from blocksparse_rnn.runs import RunFolder, same_network, same_recipe
 from blocksparse_rnn.sparsifiers.base import DenseWeights
 
 _PREFIX = "model."  # of the model's weights within a recogniser's
@@ -25,9 +25,8 @@ def find_dense(settings: dict[str, Any], q: str) -> DenseWeights | None:
     if q != "auto":
         return _load(_named(q))
     runs = [RunFolder(path.parent) for path in sorted(Path(settings["outputs"]).glob("*/result.json"))]
-    recipe = ("optimizer", "batch", "trainer")
     matching = [
-        (run, same_settings(other, settings, recipe))
+        (run, same_recipe(other, settings))
         for run in runs
         if run.best.is_file() and _is_dense(other := run.settings()) and same_network(other, settings)
     ]

@@ -71,6 +71,11 @@ def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return same_settings(one, other, ("model", "features", "data", "seed"))
 
 
+def same_recipe(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs train in the same way."""
+    return same_settings(one, other, ("optimizer", "batch", "trainer"))
+
+
 WEIGHTS_OF = {
     "weights": ("model", "features", "alphabet", "sparsifier"),
     "start_from": ("model", "features", "alphabet"),

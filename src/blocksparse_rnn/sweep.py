@@ -17,7 +17,7 @@ from blocksparse_rnn.cli import MISTAKE
 from blocksparse_rnn.config import build, build_shapes
 from blocksparse_rnn.counts import count_parameters
 from blocksparse_rnn.errors import UserError, cannot_write
-from blocksparse_rnn.runs import RunFolder, RunLocked, needs_dense, same_network
+from blocksparse_rnn.runs import RunFolder, RunLocked, needs_dense, same_network, same_recipe
 from blocksparse_rnn.slots import Slots, job_command
 from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep_table import SweepTable
@@ -78,12 +78,14 @@ def plan(points: Iterable[dict[str, Any]]) -> list[Job]:
         if job.run.result() is not None:
             job.state = "finished"
         elif needs_dense(job.settings):
-            job.after = [
+            dense = [
                 other
                 for other in ordered
                 if other.settings["sparsifier"]["name"] == "none"
                 and same_network(other.settings, job.settings)
             ]
+            # As q=auto chooses: those of the same recipe, else any.
+            job.after = [other for other in dense if same_recipe(other.settings, job.settings)] or dense
     return ordered
 
 
