@@ -540,6 +540,10 @@ def test_what_pruning_costs_is_set_beside_the_hours_of_speech(tmp_path):
         ("1.5", "8", "10.00", "15.00", "50.0"),
         ("4", "3", "5.00", "10.00", "100.0"),
     ]
+    others = re.findall(r"results/(other-\d+.png)", page)
+    assert others == ["other-1.png", "other-2.png"]
+    write_answers([r for r in runs if r.settings["width"] != 176], [tmp_path / "runs"], tmp_path / "docs")
+    assert [path.name for path in (tmp_path / "docs/results").glob("other-*")] == ["other-1.png"]
     assert page.count("## On another corpus") == 2  # that of other words, and the narrow model's
 
 

@@ -71,9 +71,13 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         _hours(by_hours, runs),
         *(_elsewhere(rows, i, pictures) for i, rows in enumerate(others)),
     ]
+    text = "\n".join(section for section in sections if section)
     page = docs / "RESULTS.md"
     with durable_file(page, "w") as file:
-        file.write("\n".join(section for section in sections if section))
+        file.write(text)
+    for picture in pictures.glob("other-*.png"):  # of an earlier page, which had more corpora
+        if picture.name not in text:
+            picture.unlink()
     return page
 
 
