@@ -465,6 +465,8 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
         write_run(tmp_path / "runs", cer, width=640, sparsifier="bp", block=block)
     write_run(tmp_path / "runs", 0.02, hours=3.0)
     write_shipped(tmp_path / "runs", "640-bp-16-0-1.5-0.9")
+    (tmp_path / "runs/shipped").rename(tmp_path / "runs/shipped-large-blocks")
+    write_shipped(tmp_path / "runs", "640-bp-4-0-1.5-0.9")  # measured at another time
     curve = "".join(f"{step},0,val/cer,{0.11 if step <= 80 else 0.1},1.0\n" for step in range(10, 101, 10))
     (tmp_path / "runs/440-none-4-0-1.5-0.9/metrics.csv").write_text(
         f"step,epoch,metric,value,seconds\n{curve}"

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.report.results import Row
 from blocksparse_rnn.report.table import EMPTY, Table
 
-SHIPPED = "shipped"
-"""Folder beside the runs that `bench.py --only models --run RUN ... --out` writes."""
+SHIPPED = "shipped*"
+"""Folders beside the runs that `bench.py --only models --run RUN ... --out` writes."""
 _HEADINGS = ("block", "fp32: MB", "smaller", "faster", "int8: MB", "smaller", "faster")
 
 
@@ -18,32 +17,37 @@ def shipped_by_block(rows: list[Row], folders: list[Path]) -> str:
 
     Args:
         rows: pruned rows of one width.
-        folders: where runs lie; the first `shipped/bench.json` beside them counts.
+        folders: where runs lie; every `shipped*/bench.json` beside them counts.
 
     Raises:
-        UserError: the file isn't such as bench.py writes.
+        UserError: a file isn't such as bench.py writes.
     """
-    paths = (folder / SHIPPED / "bench.json" for folder in folders)
-    path = next(filter(Path.exists, paths), None)
-    if path is None:
-        return ""
-    try:
-        bench = json.loads(path.read_text(encoding="utf-8"))
-        measured = {(r["model"], r["backend"], r["dtype"]): r for r in bench["rows"] if r["op"] == "model"}
-        lines = [line for row in rows for name in row.names if (line := _line(row, name, measured))]
-        device = bench["device"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a benchmark of models ({error}); write it with src/bench.py") from error
+    measured: dict[tuple[str, str, str], tuple[float, float]] = {}
+    devices: set[str] = set()
+    for path in sorted(path for folder in folders for path in folder.glob(f"{SHIPPED}/bench.json")):
+        try:
+            bench = json.loads(path.read_text(encoding="utf-8"))
+            devices.add(bench["device"])
+            for of in bench["rows"]:
+                if of["op"] == "model":
+                    key = of["model"], of["backend"], of["dtype"]
+                    measured[key] = of["file_bytes"], of["ratio_to_dense"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: not a benchmark of models ({error}); write it with src/bench.py"
+            ) from error
+    lines = [line for row in rows for name in row.names if (line := _line(row, name, measured))]
     if not lines:
         return ""
     return (
-        f"Shipped, features to text, one utterance on one core ({device}): times smaller than the dense "
+        f"Shipped, features to text, one utterance on one core ({', '.join(sorted(devices))}): times smaller than the dense "
         "checkpoint, times as fast as the dense model in torch. Blocks without kernels of their own run in torch.\n\n"
         f"{Table('', _HEADINGS, lines, words=1).render('github')}\n"
     )
 
 
-def _line(row: Row, name: str, measured: dict[tuple[str, str, str], dict[str, Any]]) -> tuple[str, ...]:
+def _line(row: Row, name: str, measured: dict[tuple[str, str, str], tuple[float, float]]) -> tuple[str, ...]:
+    """Of each number format the size, how much smaller it is than the dense model's, and how much faster."""
     dense = measured.get((name, "torch dense", "fp32"))
     if dense is None:
         return ()
@@ -53,6 +57,6 @@ def _line(row: Row, name: str, measured: dict[tuple[str, str, str], dict[str, An
         if found is None:
             cells += [EMPTY] * 3
         else:
-            cells.append(f"{found['file_bytes'] / 1e6:.2f}")
-            cells += [f"{dense['file_bytes'] / found['file_bytes']:.1f}", f"{found['ratio_to_dense']:.1f}"]
+            size, speed = found
+            cells += [f"{size / 1e6:.2f}", f"{dense[0] / size:.1f}", f"{speed:.1f}"]
     return tuple(cells)
