@@ -451,7 +451,9 @@ def write_shipped(folder, name):
     keys = ("backend", "dtype", "file_bytes", "ratio_to_dense")
     rows = [{"op": "model", "model": name} | dict(zip(keys, values, strict=True)) for values in measured]
     (folder / "shipped").mkdir()
-    (folder / "shipped/bench.json").write_text(json.dumps({"device": "a processor", "rows": rows}))
+    (folder / "shipped/bench.json").write_text(
+        json.dumps({"device": "a processor", "variant": "avx2", "rows": rows})
+    )
 
 
 def test_the_answers_say_what_the_runs_say(tmp_path):
@@ -494,7 +496,16 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "| rnn 440 | 10.00 | 0.0 | -9.1 |" in re.sub(" +", " ", page)
     assert "Settled by that measure: 0 of these 3." in flat
     [shipped] = [line.split("|")[1:-1] for line in page.splitlines() if "| 16x16" in line and "3.00" in line]
-    assert [cell.strip() for cell in shipped] == ["16x16", "3.00", "8.0", "5.0", "1.00", "24.0", "7.0"]
+    assert [cell.strip() for cell in shipped] == [
+        "16x16",
+        "avx2",
+        "3.00",
+        "8.0",
+        "5.0",
+        "1.00",
+        "24.0",
+        "7.0",
+    ]
     for picture in re.findall(r"\((results/.*?png)\)", page):
         assert (tmp_path / "docs" / picture).stat().st_size > 10_000
     assert page.count("](results/") == 5

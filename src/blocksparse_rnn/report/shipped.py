@@ -9,7 +9,7 @@ from blocksparse_rnn.report.table import EMPTY, Table
 
 SHIPPED = "shipped*"
 """Folders beside the runs that `bench.py --only models --run RUN ... --out` writes."""
-_HEADINGS = ("block", "fp32: MB", "smaller", "faster", "int8: MB", "smaller", "faster")
+_HEADINGS = ("block", "kernels", "fp32: MB", "smaller", "faster", "int8: MB", "smaller", "faster")
 
 
 def shipped_by_block(rows: list[Row], folders: list[Path]) -> str:
@@ -22,7 +22,7 @@ def shipped_by_block(rows: list[Row], folders: list[Path]) -> str:
     Raises:
         UserError: a file isn't such as bench.py writes.
     """
-    measured: dict[tuple[str, str, str], tuple[float, float]] = {}
+    measured: dict[tuple[str, str, str], tuple[float, float, str]] = {}
     devices: set[str] = set()
     for path in sorted(path for folder in folders for path in folder.glob(f"{SHIPPED}/bench.json")):
         try:
@@ -31,7 +31,7 @@ def shipped_by_block(rows: list[Row], folders: list[Path]) -> str:
             for of in bench["rows"]:
                 if of["op"] == "model":
                     key = of["model"], of["backend"], of["dtype"]
-                    measured[key] = of["file_bytes"], of["ratio_to_dense"]
+                    measured[key] = of["file_bytes"], of["ratio_to_dense"], bench["variant"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}: not a benchmark of models ({error}); write it with src/bench.py"
@@ -40,23 +40,26 @@ def shipped_by_block(rows: list[Row], folders: list[Path]) -> str:
     if not lines:
         return ""
     return (
-        f"Shipped, features to text, one utterance on one core ({', '.join(sorted(devices))}): times smaller than the dense "
-        "checkpoint, times as fast as the dense model in torch. Blocks without kernels of their own run in torch.\n\n"
-        f"{Table('', _HEADINGS, lines, words=1).render('github')}\n"
+        f"Shipped, features to text, one utterance on one core ({', '.join(sorted(devices))}; the instructions that "
+        "its kernels use): times smaller than the dense checkpoint, times as fast as the dense model in torch on the "
+        "same processor. Blocks without kernels of their own run in torch.\n\n"
+        f"{Table('', _HEADINGS, lines, words=2).render('github')}\n"
     )
 
 
-def _line(row: Row, name: str, measured: dict[tuple[str, str, str], tuple[float, float]]) -> tuple[str, ...]:
+def _line(
+    row: Row, name: str, measured: dict[tuple[str, str, str], tuple[float, float, str]]
+) -> tuple[str, ...]:
     """Of each number format the size, how much smaller it is than the dense model's, and how much faster."""
     dense = measured.get((name, "torch dense", "fp32"))
     if dense is None:
         return ()
-    cells = [row.block]
+    cells = [row.block, dense[2]]
     for dtype in ("fp32", "int8"):
         found = measured.get((name, "blocksparse", dtype))
         if found is None:
             cells += [EMPTY] * 3
         else:
-            size, speed = found
+            size, speed, _ = found
             cells += [f"{size / 1e6:.2f}", f"{dense[0] / size:.1f}", f"{speed:.1f}"]
     return tuple(cells)
