@@ -24,13 +24,17 @@ def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSi
         UserError: no permission, no space.
     """
     matrices = list(prunable_matrices(model, prunable))
-    rows = math.ceil(len(matrices) / _COLUMNS)
-    figure = Figure(figsize=(2.4 * _COLUMNS, 2.6 * rows), dpi=100, layout="constrained")
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
+    lines = math.ceil(len(matrices) / _COLUMNS)
+    figure = Figure(figsize=(2.4 * _COLUMNS, 2.6 * lines), dpi=100, layout="constrained")
+    axes = figure.subplots(lines, _COLUMNS, squeeze=False).flatten()
     for axis, matrix in zip(axes, matrices, strict=False):
         kept_RC = (block_max(matrix.weight.detach(), block) > 0).float().cpu()
         drawn = 1 - _shrink(kept_RC).numpy()
-        axis.imshow(drawn, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        rows, columns = matrix.weight.shape
+        shape = (
+            rows / columns * drawn.shape[1] / drawn.shape[0]
+        )  # the matrix's, also where blocks are not square
+        axis.imshow(drawn, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect=shape)
         name = matrix.name.removeprefix("recurrent.")
         axis.set_title(f"{name}\n{1 - kept_RC.mean():.1%} pruned", fontsize=8)
         axis.set_xticks([])
