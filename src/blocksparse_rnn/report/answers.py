@@ -58,8 +58,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     create_folder(pictures)
     scale = main[0].group.split()[0]
     by_hours = _by_hours(main, trained, runs)
-    told = {main[0].group, *(row.group for row in by_hours)}
-    others = [rows for rows in groups if not {row.group for row in rows} <= told]
+    others = [rows for rows in groups if rows is not main and not _all_told(rows, by_hours)]
     sections = [
         _HEAD.format(named=named, docs=docs, circumstances=_circumstances(runs)),
         _the_corpus(main, runs),
@@ -310,6 +309,14 @@ def _by_hours(main: list[Row], rows: list[Row], runs: list[Run]) -> list[Row]:
     reference = next((row for row in main if _is(row, 1760, 0.9)), None)
     found = [] if reference is None else rows_by_hours(reference, rows, runs)
     return found if len(found) > 1 else []
+
+
+def _all_told(rows: list[Row], by_hours: list[Row]) -> bool:
+    """Whether a corpus has nothing but rows that are told by hours, and their dense models."""
+    models = {(row.group, row.model) for row in by_hours}
+    return all(
+        row in by_hours or (row.sparsifier == "none" and (row.group, row.model) in models) for row in rows
+    )
 
 
 def _hours(rows: list[Row], runs: list[Run]) -> str:

@@ -14,11 +14,8 @@ def rows_by_hours(of: Row, rows: list[Row], runs: list[Run]) -> list[Row]:
     def settings(row: Row) -> dict[str, Any]:
         return named[row.names[0]].settings
 
-    alike = [
-        row
-        for row in rows
-        if row.against_dense is not None and _but_hours(settings(row)) == _but_hours(settings(of))
-    ]
+    wanted = _but_hours(settings(of))
+    alike = [row for row in rows if row.against_dense is not None and _but_hours(settings(row)) == wanted]
     return sorted(alike, key=lambda row: settings(row)["data"]["hours"])
 
 
