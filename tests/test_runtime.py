@@ -21,7 +21,7 @@ from blocksparse_rnn.runtime import bsr, layers, library
 from blocksparse_rnn.runtime.bsr import BlockSparse
 from blocksparse_rnn.runtime.layers import gru_layer, rnn_layer
 
-BLOCKS = [(4, 4), (8, 8), (16, 16), (32, 32), (1, 1), (8, 2)]
+BLOCKS = [(4, 4), (8, 8), (16, 16), (32, 32), (1, 1), (8, 2), (8, 16)]
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 2e-2}
 """Error of a product, as a share of the sum of its terms' magnitudes, or of a layer's state."""
 VARIANTS = [n for n, v in library.VARIANTS.items() if v.needs <= library._processor_abilities()]
@@ -105,6 +105,34 @@ def test_what_is_not_finite_spreads_as_in_the_dense_product(variant, bad, dtype)
     weight[7, 3] = bad
     matrix = BlockSparse.from_dense(weight, (4, 4), dtype)
     assert not matrix.product(torch.randn(2, 32))[:, 7].isfinite().any()
+
+
+@pytest.mark.skipif(bsr.native() is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("block", "density", "side"),
+    [
+        ((16, 16), 1.0, 16),
+        ((64, 64), 1.0, 32),
+        ((32, 8), 1.0, 8),  # in parts, however many
+        ((8, 2), 0.1, 4),  # with zeros beside them
+        ((1, 1), 0.1, 4),
+    ],
+)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_blocks_without_kernels_are_multiplied_in_those_that_have_some(block, density, side, dtype):
+    weight = sparse_matrix(128, 192, block, density, 0)
+    matrix = BlockSparse.from_dense(weight, block, dtype)
+    assert matrix.native_block == side
+    assert matrix.block == block
+    x = torch.randn(5, 192, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(matrix.product(x), BlockSparse.from_dense(weight, (side, side), dtype).product(x))
+
+
+@pytest.mark.skipif(bsr.native() is None, reason="needs a C++ compiler")
+def test_single_weights_of_large_matrices_and_odd_sides_are_left_to_torch():
+    assert BlockSparse.from_dense(sparse_matrix(2048, 1024, (1, 1), 0.1, 0), (1, 1)).native_block is None
+    assert BlockSparse.from_dense(sparse_matrix(2048, 1024, (8, 2), 0.3, 0), (8, 2)).native_block == 4
+    assert BlockSparse.from_dense(torch.eye(6), (2, 2)).native_block is None
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -299,7 +327,7 @@ def multiply_in_a_process(cache, **environment):
     program = (
         "import torch; from blocksparse_rnn.runtime.bsr import BlockSparse;"
         "m = BlockSparse.from_dense(torch.eye(8), (4, 4));"
-        "print(m.is_native, float(m.product(torch.ones(1, 8)).sum()))"
+        "print(m.native_block, float(m.product(torch.ones(1, 8)).sum()))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program],
@@ -318,7 +346,7 @@ def test_without_a_compiler_or_with_one_that_fails_torch_serves(tmp_path):
         ({"BSR_NATIVE": "0"}, ""),
     ]:
         out, err = multiply_in_a_process(tmp_path, **environment).communicate()
-        assert out == "False 8.0\n"
+        assert out == "None 8.0\n"
         assert words in err
         assert err.count("\n") == (1 if words else 0)
 
@@ -382,12 +410,12 @@ def test_where_nothing_can_be_kept_or_loaded_it_is_one_line(monkeypatch, tmp_pat
 def test_two_processes_compile_once_and_a_damaged_library_is_compiled_again(tmp_path):
     both = [multiply_in_a_process(tmp_path) for _ in range(2)]
     results = [process.communicate() for process in both]
-    assert [out for out, _ in results] == ["True 8.0\n"] * 2
+    assert [out for out, _ in results] == ["4 8.0\n"] * 2
     assert sum("compiling" in err for _, err in results) == 1
     [compiled] = (tmp_path / "blocksparse-rnn").glob("*.so")
     compiled.write_bytes(b"not a library")
     out, err = multiply_in_a_process(tmp_path).communicate()
-    assert out == "True 8.0\n"
+    assert out == "4 8.0\n"
     assert "compiling" in err
 
 
@@ -395,7 +423,7 @@ def test_two_processes_compile_once_and_a_damaged_library_is_compiled_again(tmp_
 def test_a_cache_that_cannot_be_made_costs_a_compilation_each_time(tmp_path):
     (tmp_path / "file").write_text("")
     out, err = multiply_in_a_process(tmp_path / "file").communicate()
-    assert out == "True 8.0\n"
+    assert out == "4 8.0\n"
     assert "compiling" in err
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from blocksparse_rnn.blocks import BlockSize
-from blocksparse_rnn.runtime.bsr import DTYPES, NATIVE_BLOCKS, BlockSparse
+from blocksparse_rnn.runtime.bsr import DTYPES, BlockSparse
 
 OPTIONAL = ("scipy", "sparse_dot_mkl", "mkl", "openvino", "onnxruntime")
 """Packages of rivals, installed by `make bench`."""
@@ -47,9 +47,10 @@ def dense_rivals(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Rival]:
 
 def sparse_rivals(weight_OI: Tensor, block: BlockSize, x_BI: Tensor, threads: int) -> Iterator[Rival]:
     """Those that skip zeros, ours first."""
-    for dtype in DTYPES if block[0] in NATIVE_BLOCKS else ("fp32",):
+    for dtype in DTYPES:
         matrix = BlockSparse.from_dense(weight_OI, block, dtype)
-        yield Rival("blocksparse", dtype, partial(matrix.product, x_BI, threads))
+        if dtype == "fp32" or matrix.native_block is not None:
+            yield Rival("blocksparse", dtype, partial(matrix.product, x_BI, threads))
     columns_IB = x_BI.t().contiguous()
     with warnings.catch_warnings(action="ignore"):  # that they are in beta
         csr = weight_OI.to_sparse_csr()

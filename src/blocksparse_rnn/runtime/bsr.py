@@ -20,6 +20,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 """Number formats of the weights; activations are rounded to the same, int8 with a scale for each vector."""
 NATIVE_BLOCKS = (4, 8, 16, 32)
 """Sides of the square blocks for which there are native kernels."""
+_FILLED_UP, _IN_CACHE = 4, 1 << 20
+"""How many times as many values native blocks may hold as others that they replace, unless they are this few.
+
+Beyond both, torch's sparse product of several vectors is faster: single weights of a large matrix."""
 _FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _MOST_COLUMNS = 1 << 16
 
@@ -71,8 +75,8 @@ class BlockSparse:
             )
         if scale_O is not None and tuple(scale_O.shape) != self.shape[:1]:
             raise UserError(f"{tuple(scale_O.shape)} scales for a matrix of {self.shape[0]} rows")
-        if rows == columns and rows in NATIVE_BLOCKS and native() is not None:
-            object.__setattr__(self, "_handle", _Handle(self))
+        if native() is not None:
+            object.__setattr__(self, "_handle", self._native_handle())
 
     @classmethod
     def from_dense(cls, weight_OI: Tensor, block: BlockSize, dtype: str = "fp32") -> "BlockSparse":
@@ -96,11 +100,18 @@ class BlockSparse:
             largest_O = weight_OI.abs().amax(1)
             scale_O = torch.where(largest_O > 0, largest_O / 127, 1.0)
             weight_OI = torch.round(weight_OI / scale_O[:, None])
-        values_NRC = as_grid(weight_OI, block).transpose(1, 2)[kept_RC].to(DTYPES[dtype])
+        return cls._of_blocks(as_grid(weight_OI, block), kept_RC, DTYPES[dtype], scale_O)
+
+    @classmethod
+    def _of_blocks(
+        cls, grid_RKCL: Tensor, kept_RC: Tensor, dtype: torch.dtype, scale_O: Tensor | None
+    ) -> "BlockSparse":
+        rows, height, columns, width = grid_RKCL.shape
+        values_NKL = grid_RKCL.transpose(1, 2)[kept_RC].to(dtype)
         ends = kept_RC.sum(1).cumsum(0)
         row_pointer = torch.cat((ends.new_zeros(1), ends)).int()
-        shape = (weight_OI.shape[0], weight_OI.shape[1])
-        return cls(shape, values_NRC.contiguous(), kept_RC.nonzero()[:, 1].int(), row_pointer, scale_O)
+        shape = (rows * height, columns * width)
+        return cls(shape, values_NKL.contiguous(), kept_RC.nonzero()[:, 1].int(), row_pointer, scale_O)
 
     @property
     def block(self) -> BlockSize:
@@ -108,9 +119,9 @@ class BlockSparse:
         return self.values_NRC.shape[1], self.values_NRC.shape[2]
 
     @property
-    def is_native(self) -> bool:
-        """Whether native kernels multiply with it."""
-        return self._handle is not None
+    def native_block(self) -> int | None:
+        """Side of the square blocks in which native kernels multiply with it; None where torch does."""
+        return None if self._handle is None else self._handle.block
 
     @property
     def handle(self) -> Any:
@@ -120,12 +131,29 @@ class BlockSparse:
 
     def to_dense(self) -> Tensor:
         """The matrix (O, I) in float32, int8 weights scaled back."""
+        weight_OI = self._unscaled_OI()
+        return weight_OI if self.row_scale_O is None else weight_OI * self.row_scale_O[:, None]
+
+    def _unscaled_OI(self) -> Tensor:
         rows, columns = self.block
         grid_RCKL = torch.zeros(self.shape[0] // rows, self.shape[1] // columns, rows, columns)
         row_of_N = torch.repeat_interleave(torch.arange(len(grid_RCKL)), self.row_pointer.diff().long())
         grid_RCKL[row_of_N, self.columns_N.long()] = self.values_NRC.float()
-        weight_OI = grid_RCKL.transpose(1, 2).reshape(self.shape)
-        return weight_OI if self.row_scale_O is None else weight_OI * self.row_scale_O[:, None]
+        return grid_RCKL.transpose(1, 2).reshape(self.shape)
+
+    def _native_handle(self) -> "_Handle | None":
+        """What kernels multiply with: its own blocks, square parts of them, or the smallest ones around them."""
+        within = [n for n in NATIVE_BLOCKS if not any(length % n for length in self.block)]
+        side = within[-1] if within else NATIVE_BLOCKS[0]
+        if self.block == (side, side):
+            return _Handle(self)
+        if any(length % side for length in self.shape):
+            return None
+        grid_RKCL = as_grid(self._unscaled_OI(), (side, side))
+        kept_RC = (grid_RKCL != 0).any(3).any(1)
+        if int(kept_RC.sum()) * side**2 > max(_FILLED_UP * self.values_NRC.numel(), _IN_CACHE):
+            return None
+        return self._of_blocks(grid_RKCL, kept_RC, self.values_NRC.dtype, self.row_scale_O)._handle
 
     def product(self, x_BI: Tensor, threads: int = 1) -> Tensor:
         """y = x times the transposed matrix: (B, I) -> (B, O), float32.
@@ -159,6 +187,7 @@ class BlockSparse:
             UserError: vectors on a GPU; no threads.
         """
         assert self._handle is not None
+        assert self.block == (self._handle.block,) * 2
         check_native(threads, grad_NO, x_NI)
         grad_NO, x_NI = grad_NO.float().contiguous(), x_NI.float().contiguous()
         assert (len(x_NI), *self.shape) == (len(grad_NO), grad_NO.shape[1], x_NI.shape[1])
@@ -207,7 +236,7 @@ def check_memory(status: int) -> None:
 
 
 class _Handle:
-    """The native copy of a matrix, packed in the order in which kernels read it; freed with its owner."""
+    """The native copy of a matrix in square blocks, packed in the order in which kernels read it; freed with its owner."""
 
     def __init__(self, matrix: BlockSparse) -> None:
         library = native()
@@ -218,6 +247,7 @@ class _Handle:
         scale_O = torch.ones(1) if matrix.row_scale_O is None else matrix.row_scale_O.float().contiguous()
         check_native(1, values_NRC, columns_N, row_pointer, scale_O)
         self.library: ctypes.CDLL = library
+        self.block = matrix.block[0]
         self.pointer = library.bsr_create(
             *(_FORMATS[values_NRC.dtype], *matrix.shape, matrix.block[0]),
             *(t.data_ptr() for t in (row_pointer, columns_N, values_NRC, scale_O)),

@@ -51,6 +51,9 @@ template <int N, size_t... I> INLINE Vector<int32_t, N> repeated(Vector<int32_t,
 template <int N, int GROUPS> INLINE Vector<int32_t, N> over_and_over(const void *h) {
     if constexpr (GROUPS == 1) return to_all<N>(h);
     else if constexpr (GROUPS == 2) return bits<Vector<int32_t, N>>(load<int64_t>(h) - Vector<int64_t, N / 2>{});
+#ifdef __AVX512F__
+    else if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_broadcast_i32x4(load<__m128i>(h)));  // which GCC doesn't find
+#endif
     else return repeated<N>(load<Vector<int32_t, 4>>(h), std::make_index_sequence<N>());
 }
 

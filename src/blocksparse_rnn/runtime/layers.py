@@ -116,8 +116,8 @@ def rnn_layer(
 
 
 def _are_native(*matrices: BlockSparse) -> bool:
-    """Whether the native layers take these: kernels for all, and one block for all."""
-    return all(m.is_native for m in matrices) and len({m.block for m in matrices}) == 1
+    """Whether the native layers take these: kernels for all, of one block."""
+    return len({m.native_block for m in matrices}) == 1 and matrices[0].native_block is not None
 
 
 class Shaped(Protocol):
