@@ -494,7 +494,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "the best is rnn 640, 90.0 % sparse, with 10.95" in flat
     assert "3 h of synthetic speech" in flat
     assert "| rnn 440 | 10.00 | 0.0 | -9.1 |" in re.sub(" +", " ", page)
-    assert "Settled by that measure: 0 of these 3." in flat
+    assert "Of 3 dense models 0 settled." in flat
     [shipped] = [line.split("|")[1:-1] for line in page.splitlines() if "| 16x16" in line and "3.00" in line]
     assert [cell.strip() for cell in shipped] == [
         "16x16",
@@ -558,6 +558,28 @@ def test_what_pruning_costs_is_set_beside_the_hours_of_speech(tmp_path):
     write_answers([r for r in runs if r.settings["width"] != 176], [tmp_path / "runs"], tmp_path / "docs")
     assert [path.name for path in (tmp_path / "docs/results").glob("other-*")] == ["other-1.png"]
     assert page.count("## On another corpus") == 2  # that of other words, and the narrow model's
+
+
+def test_another_corpus_is_held_against_the_paper_where_the_rows_are_there(tmp_path):
+    noisy = {"hours": 1.5, "vocabulary": 300, "snr_db": [0.0, 20.0], "seed": 0, "lost": 0.15}
+    write_run(tmp_path / "runs", 0.10)
+    write_run(tmp_path / "runs", 0.12, width=176)
+    write_run(tmp_path / "runs", 0.13, sparsifier="bp", target=0.896)
+    for width, sparsifier, target, cer in (
+        (440, "none", 0.9, 0.20),
+        (640, "none", 0.9, 0.19),
+        (440, "bp", 0.896, 0.23),
+    ):
+        changes = {"width": width, "sparsifier": sparsifier, "target": target, "data": noisy}
+        write_run(tmp_path / "runs", cer, hours=2.0, **changes)  # of another name
+    folders = [tmp_path / "runs"]
+    page = write_answers(read_runs(folders)[0], folders, tmp_path / "docs").read_text()
+    section = page.partition("## On another corpus")[2]
+    assert "300 words, 0 to 20 dB SNR, lost=0.15" in section
+    assert "rnn 640 gains 5.0 % over the reference" in section
+    lines = [re.sub(" *[|] *", "|", line) for line in section.splitlines()]
+    [row] = [line.split("|") for line in lines if line.startswith("|RNN Sparse 1760|")]
+    assert row[9:13] == ["17.93", "23.00", "-16.7", "-15.0"]
 
 
 def test_the_committed_page_is_what_the_committed_results_say(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import soundfile
 
 from blocksparse_rnn.data import synth
 from blocksparse_rnn.data.espeak import MEN, WOMEN, Espeak
-from blocksparse_rnn.data.speaker import Recipe, Speaker, noise, resample, split_variants
+from blocksparse_rnn.data.speaker import Recipe, Speaker, noise, resample, split_variants, with_gaps
 from blocksparse_rnn.data.synth import SynthSpeech
 from blocksparse_rnn.errors import UserError
 
@@ -111,9 +112,10 @@ class TestCorpus:
         assert replace(RECIPE, hours=20.0, held_out=0.5).seconds("train") == 72000
         assert replace(RECIPE, hours=20.0, held_out=0.5).seconds("test") == 1800
 
-    def test_a_share_that_is_not_given_leaves_the_name_as_it_was(self):
+    def test_what_is_not_given_leaves_the_name_as_it_was(self):
         assert RECIPE.name == "synth-0.01h-120w-71ae6f32"
         assert replace(RECIPE, held_out=0.5).name != RECIPE.name
+        assert replace(RECIPE, lost=0.5).name != RECIPE.name
 
     def test_no_sentence_is_in_two_splits(self, built):
         texts = {split: {u.text for u in utterances} for split, utterances in built.prepare().items()}
@@ -196,6 +198,24 @@ class TestSound:
             speech = clean[said[0] : said[-1]]
             measured = 10 * np.log10(np.mean(speech**2) / np.mean((noisy - clean) ** 2))
             assert measured == pytest.approx(snr_db, abs=1)
+
+    @pytest.mark.parametrize("lost", [0.02, 0.15, 0.5])
+    def test_a_bad_line_loses_as_much_as_asked_in_gaps(self, lost):
+        heard = with_gaps(np.ones(16000 * 1200, np.float32), lost, random.Random(0))
+        gaps = np.diff(np.flatnonzero(np.diff(heard, prepend=1.0, append=1.0)))[::2] / 16000
+        assert sum(gaps) / 1200 == pytest.approx(lost, abs=0.01)
+        assert min(gaps[:-1]) > 0.099  # the end may cut the last off
+        assert np.quantile(gaps, 0.99) < 0.401  # and two may meet
+
+    def test_a_bad_line_leaves_the_rest_of_the_speech_as_it_was(self):
+        speech = np.random.default_rng(0).standard_normal(16000 * 9)
+        heard = with_gaps(speech, 0.3, random.Random(0))
+        assert np.array_equal(heard[heard != 0], speech[heard != 0])
+        recipe = replace(RECIPE, snr_db=(100.0, 100.0))
+        whole, lossy = (Speaker(replace(recipe, lost=share)).utterance("train", 3) for share in (None, 0.3))
+        assert lossy.text == whole.text
+        silent = [np.mean(np.abs(wave(spoken)) < 2 / 32768) for spoken in (whole, lossy)]
+        assert silent[1] > silent[0] + 0.1
 
     def test_a_higher_rate_is_shorter(self):
         slow, fast = (
@@ -388,6 +408,8 @@ class TestSettings:
             ({"rate_wpm": [10, 900]}, r"data.rate_wpm=\[10, 900\]: both must be from 80 to 450"),
             ({"pitch": [0, 100]}, r"data.pitch=\[0, 100\]: both must be from 0 to 99"),
             ({"held_out": 0}, r"data.held_out=0: must be above 0 and at most 1, or null"),
+            ({"lost": 0}, r"data.lost=0: must be above 0 and at most 0.5, or null"),
+            ({"lost": 0.6}, r"data.lost=0.6: must be above 0"),
             ({"seed": -1}, r"data.seed=-1: must not be negative"),
             ({"workers": 0}, r"data.workers=0: must be at least 1"),
         ],

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import random
+import statistics
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -27,6 +28,7 @@ FORMAT = 1
 _MAX_HELD_OUT_HOURS = 0.5
 _SPEECH_DB = (-30.0, -20.0)  # loudness of the speech before noise, relative to full scale
 _SILENCE = (0.05, 0.3)  # seconds before and after the speech
+_GAP = (0.1, 0.4)  # seconds of lost speech in a row: a syllable to a word
 _PEAK = 0.95
 _NOISE_SLOPES = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls as 1 / frequency ** slope
 
@@ -44,6 +46,7 @@ class Recipe:
     pitch: tuple[int, ...]
     seed: int
     held_out: float | None = None
+    lost: float | None = None
 
     @property
     def name(self) -> str:
@@ -132,8 +135,27 @@ class Speaker:
         voice = f"{rng.choice(self.recipe.accents)}+{rng.choice(self.variants[split])}"
         rate_wpm, pitch = rng.randint(*self.recipe.rate_wpm), rng.randint(*self.recipe.pitch)
         speech_S = resample(*self.espeak.say(text, voice, rate_wpm, pitch))
-        wave_S = recorded(speech_S, rng.uniform(*self.recipe.snr_db), rng)
+        snr_db = rng.uniform(*self.recipe.snr_db)
+        if self.recipe.lost is not None:
+            speech_S = with_gaps(speech_S, self.recipe.lost, rng)
+        wave_S = recorded(speech_S, snr_db, rng)
         return Spoken(text, len(wave_S), _flac(wave_S))
+
+
+def with_gaps(speech_S: NDArray[np.floating], lost: float, rng: random.Random) -> NDArray[np.floating]:
+    """Speech as if over a line that loses packets in bursts: silent in gaps that make up about `lost` of it.
+
+    Gaps and what is heard between them are of random lengths, as in a Gilbert channel, which is in a good or in a
+    bad state for some time (E. N. Gilbert, "Capacity of a burst-noise channel", 1960).
+    """
+    wave_S = speech_S.copy()
+    heard = statistics.mean(_GAP) * (1 - lost) / lost  # seconds between two gaps, on average
+    start = rng.expovariate(1 / heard)
+    while start * SAMPLE_RATE < len(wave_S):
+        end = start + rng.uniform(*_GAP)
+        wave_S[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = 0.0
+        start = end + rng.expovariate(1 / heard)
+    return wave_S
 
 
 def recorded(speech_S: NDArray[np.floating], snr_db: float, rng: random.Random) -> NDArray[np.float32]:

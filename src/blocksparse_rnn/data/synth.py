@@ -42,6 +42,7 @@ SPLITS = ("train", "dev", "test")
 _MAX_HOURS = 1000
 _LEAST_UNSEEN = 0.2
 _SECONDS_PER_SENTENCE = 3.9  # on average
+_MAX_LOST = 0.5  # of which an utterance may still be understood
 _MIN_VOICES = 6  # a woman and a man for each split
 
 
@@ -62,6 +63,7 @@ class SynthSpeech:
         seed: of the corpus; training has its own.
         workers: processes that speak; None takes all cores.
         held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
+        lost: share of the speech that is lost, in gaps of a tenth of a second to four; None is nothing.
 
     Raises:
         UserError: a value is out of its range.
@@ -80,7 +82,9 @@ class SynthSpeech:
         pitch: list[int],
         seed: int,
         workers: int | None,
-        held_out: float | None = None,  # which the settings of earlier runs don't have
+        # Which the settings of earlier runs don't have:
+        held_out: float | None = None,
+        lost: float | None = None,
     ) -> None:
         self.recipe = Recipe(
             hours=float(hours),
@@ -92,6 +96,7 @@ class SynthSpeech:
             pitch=tuple(pitch),
             seed=seed,
             held_out=None if held_out is None else float(held_out),
+            lost=None if lost is None else float(lost),
         )
         problems = [*_problems(self.recipe)]
         if workers is not None and workers < 1:
@@ -211,6 +216,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     yield from _range_problems("pitch", recipe.pitch, 0, 99)
     if recipe.held_out is not None and not 0 < recipe.held_out <= 1:
         yield f"data.held_out={recipe.held_out:g}: must be above 0 and at most 1, or null for a tenth"
+    if recipe.lost is not None and not 0 < recipe.lost <= _MAX_LOST:
+        yield f"data.lost={recipe.lost:g}: must be above 0 and at most {_MAX_LOST:g}, or null for none"
     if recipe.seed < 0:
         yield f"data.seed={recipe.seed}: must not be negative"
 

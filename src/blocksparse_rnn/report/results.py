@@ -24,7 +24,7 @@ _NEEDED = {
     "config.yaml": ("model", "width", "block", "seed", "sparsifier", "optimizer", "scale", "trainer", "data"),
 }
 _ORDER = ("none", "bp", "glp", "gl")
-_SPEECH = ("accents", "voices", "rate_wpm", "pitch")
+_SPEECH = ("lost", "accents", "voices", "rate_wpm", "pitch")
 """Settings of synthetic speech that are named where they are not as usual."""
 
 
