@@ -63,7 +63,7 @@ class SynthSpeech:
         seed: of the corpus; training has its own.
         workers: processes that speak; None takes all cores.
         held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
-        lost: share of the speech that is lost, in gaps of a tenth of a second to four; None is nothing.
+        lost: share of the speech that is lost, in gaps of 0.1 to 0.4 seconds; None is nothing.
 
     Raises:
         UserError: a value is out of its range.
