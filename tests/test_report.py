@@ -580,6 +580,7 @@ def test_another_corpus_is_held_against_the_paper_where_the_rows_are_there(tmp_p
     lines = [re.sub(" *[|] *", "|", line) for line in section.splitlines()]
     [row] = [line.split("|") for line in lines if line.startswith("|RNN Sparse 1760|")]
     assert row[9:13] == ["17.93", "23.00", "-16.7", "-15.0"]
+    assert "RNN Dense 704" not in section  # nothing stands for it
 
 
 def test_the_committed_page_is_what_the_committed_results_say(tmp_path, monkeypatch):

@@ -349,14 +349,15 @@ def _elsewhere(rows: list[Row], runs: list[Run], index: int, pictures: Path) -> 
     name = f"other-{index + 1}.png"
     _picture(rows, nonzero_panel, pictures / name)
     is_sweep = sum(row.sparsifier == "none" and row.perf is not None for row in rows) > 1
-    by_the_paper = (
-        f"{_dense_models(rows, runs)}\n\n{paper_table(rows).render('github')}\n\n" if is_sweep else ""
-    )
+    measures = ""
+    if is_sweep:
+        table = paper_table(rows, missing=False).render("github")
+        measures = f"{_dense_models(rows, runs)}\n\n{table}\n\n"
     return f"""## On another corpus
 
 {rows[0].group}.
 
-{by_the_paper}{_table(rows)}
+{measures}{_table(rows)}
 ![CER against nonzero parameters](results/{name})
 """
 

@@ -60,9 +60,10 @@ def paper_tables(rows: list[Row]) -> list[Table]:
     return tables
 
 
-def paper_table(rows: list[Row]) -> Table:
-    """The nine rows beside runs of one group."""
-    lines = [_cells(paper, match(paper, rows)) for paper in PAPER]
+def paper_table(rows: list[Row], missing: bool = True) -> Table:
+    """The nine rows beside runs of one group; `missing`: also those that no run stands for."""
+    both = [(paper, match(paper, rows)) for paper in PAPER]
+    lines = [_cells(paper, row) for paper, row in both if missing or row is not None]
     return Table(f"The paper's table, {rows[0].group}", _HEADINGS, lines, words=3)
 
 
