@@ -24,7 +24,7 @@ _NEEDED = {
     "config.yaml": ("model", "width", "block", "seed", "sparsifier", "optimizer", "scale", "trainer", "data"),
 }
 _ORDER = ("none", "bp", "glp", "gl")
-_SPEECH = ("lost", "accents", "voices", "rate_wpm", "pitch")
+_SPEECH = ("accents", "voices", "rate_wpm", "pitch")
 """Settings of synthetic speech that are named where they are not as usual."""
 
 
@@ -87,6 +87,8 @@ class Run:
         if "hours" in data:
             low, high = data["snr_db"]
             speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g} to {high:g} dB SNR"
+            if data.get("lost"):
+                speech += f", {100 * data['lost']:g} % of it lost"
             if data.get("held_out"):
                 speech += f", {data['held_out']:g} times as much held out for dev, as much for test"
             if data["seed"]:
