@@ -135,33 +135,52 @@ static int activation_bytes(const Matrix &m) {
     return m.format == FLOAT32 ? sizeof(Float32::Activation) : m.format == BFLOAT16 ? sizeof(BFloat16::Activation) : sizeof(Int8::Activation);
 }
 
-// float -> bf16, to the nearest, ties to even; NaN stays NaN.
-static inline uint16_t to_bfloat16(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    if (x != x) return (uint16_t)(u >> 16 | 64);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+// float -> bf16, to the nearest, ties to even; NaN stays NaN. `count` is a multiple of four, as all blocks are.
+template <int N> static inline void to_bfloat16(const float *x, uint16_t *halves) {
+    const auto u = load<Vector<uint32_t, N>>(x);
+    const auto nearest = u + 0x7fff + (u >> 16 & 1), quiet_nan = u | 0x400000;
+    store(halves, __builtin_convertvector(((u & 0x7fffffff) > 0x7f800000 ? quiet_nan : nearest) >> 16, Vector<uint16_t, N>));
+}
+static inline void to_bfloat16(const float *x, long count, uint16_t *halves) {
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) to_bfloat16<LANES>(x + i, halves + i);
+    for (; i < count; i += 4) to_bfloat16<4>(x + i, halves + i);
 }
 
-static inline float largest(const float *x, long count) {
-    float found = 0;
-    for (long i = 0; i < count; i++) {
-        const float magnitude = std::fabs(x[i]);
-        found = magnitude <= found ? found : magnitude;  // NaN is not <=, and stays
+// The largest magnitude of what was added, four values at a time, as a float's bits without its sign: integers
+// grow with what they stand for, and NaN is above all.
+struct Largest {
+    Vector<int32_t, 4> bits{};
+
+    void add(const float *x, long count) {
+        for (long i = 0; i < count; i += 4) {
+            const auto here = load<Vector<int32_t, 4>>(x + i) & 0x7fffffff;
+            bits = here > bits ? here : bits;
+        }
     }
-    return found;
-}
+    int32_t all() const { return std::max(std::max(bits[0], bits[1]), std::max(bits[2], bits[3])); }
+};
 
-// Vector -> unsigned bytes around 128, given its largest magnitude; what isn't finite makes the scale NaN.
-static inline float byte_scale(float largest) {
-    return std::isfinite(largest) ? largest / 127.0f : NAN;
+// What one step of an unsigned byte around 128 is worth, given a vector's largest magnitude; NaN where that isn't finite.
+static inline float byte_scale(int32_t largest) {
+    const float magnitude = bits<float>(largest);
+    return std::isfinite(magnitude) ? magnitude / 127.0f : NAN;
+}
+template <int N> static inline void to_bytes(const float *x, float inverse, uint8_t *bytes) {
+    typedef Vector<float, N> F;
+    typedef Vector<int32_t, N> I;
+    const F most = 127.0f - F{};
+    F value = load<F>(x) * inverse;
+    value = value < -most ? -most : value;
+    value = value > most ? most : value;
+    const I nearest = bits<I>(value + 12582912.0f) - 0x4b400000;  // 1.5 * 2^23: the sum's lowest bits are the nearest integer
+    store(bytes, __builtin_convertvector(nearest + 128, Vector<uint8_t, N>));
 }
 static inline void to_bytes(const float *x, long count, float scale, uint8_t *bytes) {
     const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
-    for (long i = 0; i < count; i++) {
-        const float value = scale == scale ? x[i] * inverse : 0.0f;
-        bytes[i] = (uint8_t)((int)std::nearbyint(std::max(-127.0f, std::min(127.0f, value))) + 128);
-    }
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) to_bytes<LANES>(x + i, inverse, bytes + i);
+    for (; i < count; i += 4) to_bytes<4>(x + i, inverse, bytes + i);
 }
 
 // Row-major vectors (count, columns), brought into the format and the order in which a matrix reads them.
@@ -188,15 +207,16 @@ public:
     void convert(long from, long to) {
         if (activations.h == x) return;
         for (long v = from; v < to; v++) {
-            const float *row = x + v * m.columns;
-            if (m.format == INT8) scale.get()[v] = byte_scale(largest(row, m.columns));
-            const auto [first, size] = tile_of[v];
-            for (int j = 0; j < m.columns; j += m.block) {
-                const long at = first * m.columns + j * size + (v - first) * m.block;
-                if (bytes == 4) memcpy(packed.get() + 4 * at, row + j, m.block * sizeof(float));
-                if (bytes == 1) to_bytes(row + j, m.block, scale.get()[v], packed.get() + at);
-                if (bytes == 2)
-                    for (int i = 0; i < m.block; i++) reinterpret_cast<uint16_t *>(packed.get())[at + i] = to_bfloat16(row[j + i]);
+            if (m.format == INT8) {
+                Largest largest;
+                largest.add(x + v * m.columns, m.columns);
+                scale.get()[v] = byte_scale(largest.all());
+            }
+            switch (m.block) {
+            case 4: place<4>(v); break;
+            case 8: place<8>(v); break;
+            case 16: place<16>(v); break;
+            case 32: place<32>(v); break;
             }
         }
     }
@@ -205,6 +225,18 @@ private:
     struct Tile {
         long first, size;
     };
+    template <int BLOCK> void place(long v) {
+        const float *row = x + v * m.columns;
+        const auto [first, size] = tile_of[v];
+        const long start = first * m.columns + (v - first) * BLOCK;
+        for (int j = 0; j < m.columns; j += BLOCK) {
+            const long at = start + j * size;
+            if (bytes == 4) memcpy(packed.get() + 4 * at, row + j, BLOCK * sizeof(float));
+            if (bytes == 1) to_bytes(row + j, BLOCK, scale.get()[v], packed.get() + at);
+            if (bytes == 2) to_bfloat16(row + j, BLOCK, reinterpret_cast<uint16_t *>(packed.get()) + at);
+        }
+    }
+
     const Matrix &m;
     const float *x;
     const int bytes;
@@ -288,7 +320,8 @@ struct Recurrence {
         const bool halves = activation_bytes(matrix) == 2;
         Buffer<uint16_t> first_half(halves ? stride * blocks : 0), second_half(halves ? stride * blocks : 0);
         Buffer<uint8_t> bytes(matrix.format == INT8 ? stride * blocks : 0);
-        Buffer<float> scale(vectors), largest_of((long)threads * vectors);
+        Buffer<float> scale(vectors);
+        Buffer<int32_t> largest_of((long)threads * vectors);
         const auto bounds = shares(threads, blocks, [&](int row) {
             long sum = 0;
             for (int g = 0; g < gates; g++) sum += row_blocks(matrix, g * blocks + row);
@@ -310,24 +343,17 @@ struct Recurrence {
             uint16_t *read_half = first_half.get(), *write_half = second_half.get();  // others still read the one
             auto reduce = [&](const float *h, int count) { // own units in the matrix's number format
                 if (halves)
-                    for (int j = from; j < to; j++)
-                        for (long i = j * stride; i < j * stride + (long)count * block; i++) write_half[i] = to_bfloat16(h[i]);
+                    for (int j = from; j < to; j++) to_bfloat16(h + j * stride, (long)count * block, write_half + j * stride);
                 if (matrix.format == INT8) {
                     for (int v = 0; v < count; v++) {
-                        float found = 0;
-                        for (int j = from; j < to; j++) {
-                            const float here = largest(h + j * stride + (long)v * block, block);
-                            found = here <= found ? found : here;
-                        }
-                        largest_of.get()[(long)me * vectors + v] = found;
+                        Largest own;
+                        for (int j = from; j < to; j++) own.add(h + j * stride + (long)v * block, block);
+                        largest_of.get()[(long)me * vectors + v] = own.all();
                     }
                     barrier.wait();
                     for (int v = 0; v < count; v++) {
-                        float found = 0;
-                        for (int m = 0; m < threads; m++) {
-                            const float theirs = largest_of.get()[(long)m * vectors + v];
-                            found = theirs <= found ? found : theirs;
-                        }
+                        int32_t found = 0;
+                        for (int m = 0; m < threads; m++) found = std::max(found, largest_of.get()[(long)m * vectors + v]);
                         const float mine = byte_scale(found);
                         if (me == 0) scale.get()[v] = mine;
                         for (int j = from; j < to; j++)

@@ -5,9 +5,10 @@
 //
 //   panel kernel (blocks of 8, 16, 32): lanes are rows of the block. A step loads the weights of some rows
 //       for a group of columns and multiplies them with that group of h_b, broadcast to all lanes.
-//   small kernel (blocks of 4): a whole block is one vector, or several where vectors are short; lanes are
+//   small kernel (blocks of 4): a whole block is one register, or several where registers are short; lanes are
 //       (row, group of columns). h_b's four values are repeated for each row, and lanes of a row are
-//       summed at the end.
+//       summed at the end. Where a block is shorter than a register, it is there more than once, for
+//       several h_b abreast.
 //
 // A group is what one lane of 32 bits holds: one float, two bf16 or four int8 columns. Products of bf16 add
 // up in float, those of int8 (with activations as unsigned bytes) in int32, exactly.
@@ -55,6 +56,23 @@ template <int N, int GROUPS> INLINE Vector<int32_t, N> over_and_over(const void 
     else if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_broadcast_i32x4(load<__m128i>(h)));  // which GCC doesn't find
 #endif
     else return repeated<N>(load<Vector<int32_t, 4>>(h), std::make_index_sequence<N>());
+}
+
+// For vectors abreast: the EACH words at w once for each, and each one's words of those at h over and over.
+template <int N, int EACH> INLINE Vector<int32_t, N> for_each(const void *w) {
+    if constexpr (EACH == 4) return over_and_over<N, 4>(w);
+#ifdef __AVX512F__
+    else return bits<Vector<int32_t, N>>(_mm512_broadcast_i64x4(load<__m256i>(w)));
+#endif
+}
+template <int N, int EACH, size_t... I> INLINE Vector<int32_t, N> abreast(const void *h, std::index_sequence<I...>) {
+    const Vector<int32_t, N> word{int32_t(I / EACH * (EACH / 4) + I % (EACH / 4))...};
+#ifdef __AVX512F__
+    if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_permutexvar_epi32(bits<__m512i>(word), _mm512_castsi128_si512(load<__m128i>(h))));
+#endif
+#ifdef __AVX2__
+    if constexpr (N == 8) return bits<Vector<int32_t, N>>(_mm256_permutevar8x32_epi32(_mm256_set1_epi64x(load<int64_t>(h)), bits<__m256i>(word)));
+#endif
 }
 
 // Number formats. Weight and Activation are what memory holds, GROUP how many columns of weights make 32 bits.
@@ -131,6 +149,9 @@ struct Int8 {
     // 32-bit lanes: the sum of the products of two neighbouring 16-bit ones.
     template <int N> INLINE Vector<int32_t, N> multiply_pairs(Vector<int16_t, 2 * N> a, Vector<int16_t, 2 * N> b) {
         typedef Vector<int32_t, N> I;
+#ifdef __AVX512BW__
+        if constexpr (N == 16) return bits<I>(_mm512_madd_epi16(bits<__m512i>(a), bits<__m512i>(b)));
+#endif
 #ifdef __AVX2__
         if constexpr (N == 8) return bits<I>(_mm256_madd_epi16(bits<__m256i>(a), bits<__m256i>(b)));
 #endif
@@ -252,10 +273,18 @@ template <class Number, int N, int PARTS> INLINE Vector<Number, 4> four_sums(con
     }
 }
 
+// How many vectors lie abreast in a register, of which each takes so many lanes.
+template <class Format> constexpr int vectors_abreast(int each, int vectors) {
+    const bool packed = sizeof(typename Format::Activation) == sizeof(typename Format::Weight);
+    const int room = packed && each < LANES ? LANES / each : 1;
+    return vectors < room ? vectors : room;
+}
+
 template <class Format, int VECTORS>
 void small_kernel(const Product<Format> &p, const Output<Format> &out, int from, int to) {
-    constexpr int GROUPS = 4 / Format::GROUP, ALL = 4 * GROUPS, WIDTH = ALL < LANES ? ALL : LANES;
-    constexpr int PARTS = ALL / WIDTH, CHAINS = chains(VECTORS * PARTS);
+    constexpr int GROUPS = 4 / Format::GROUP, EACH = 4 * GROUPS, ABREAST = vectors_abreast<Format>(EACH, VECTORS);
+    constexpr int ALL = EACH * ABREAST, WIDTH = ALL < LANES ? ALL : LANES, PARTS = ALL / WIDTH;
+    constexpr int TILES = VECTORS / ABREAST, CHAINS = chains(TILES * PARTS);
     typedef typename Format::Sum Number;
     typedef Vector<Number, WIDTH> Sum;
     typedef Vector<int32_t, WIDTH> Lanes;
@@ -263,15 +292,23 @@ void small_kernel(const Product<Format> &p, const Output<Format> &out, int from,
         const int end = p.row_pointer[row + 1];
         int i = p.row_pointer[row];
         const typename Format::Weight *w = p.weights + (long)i * 16;
-        Sum sum[VECTORS][PARTS][CHAINS] = {};
+        Sum sum[TILES][PARTS][CHAINS] = {};
         auto step = [&](int c) __attribute__((always_inline)) {
-            Lanes weights[PARTS];
-            UNROLL for (int q = 0; q < PARTS; q++) weights[q] = load<Lanes>(w + 16 * c + q * 16 / PARTS);
             const typename Format::Activation *h = p.h + p.column[i + c] * p.h_block;
-            UNROLL for (int v = 0; v < VECTORS; v++) {
-                const auto repeated = Format::template to_rows<WIDTH, GROUPS>(h + 4 * v);
-                UNROLL for (int q = 0; q < PARTS; q++)
-                    sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], repeated);
+            if constexpr (ABREAST > 1) {
+                const auto weights = for_each<WIDTH, EACH>(w + 16 * c);
+                UNROLL for (int t = 0; t < TILES; t++) {
+                    const auto activations = abreast<WIDTH, EACH>(h + 4 * ABREAST * t, std::make_index_sequence<WIDTH>());
+                    sum[t][0][c] = Format::template multiply_add<WIDTH>(sum[t][0][c], weights, activations);
+                }
+            } else {
+                Lanes weights[PARTS];
+                UNROLL for (int q = 0; q < PARTS; q++) weights[q] = load<Lanes>(w + 16 * c + q * 16 / PARTS);
+                UNROLL for (int v = 0; v < VECTORS; v++) {
+                    const auto repeated = Format::template to_rows<WIDTH, GROUPS>(h + 4 * v);
+                    UNROLL for (int q = 0; q < PARTS; q++)
+                        sum[v][q][c] = Format::template multiply_add<WIDTH>(sum[v][q][c], weights[q], repeated);
+                }
             }
         };
         for (; i + CHAINS <= end; i += CHAINS, w += 16 * CHAINS) {
@@ -281,13 +318,17 @@ void small_kernel(const Product<Format> &p, const Output<Format> &out, int from,
             }
         }
         for (; i < end; i++, w += 16) step(0);
-        UNROLL for (int v = 0; v < VECTORS; v++) {
+        UNROLL for (int t = 0; t < TILES; t++) {
             Sum total[PARTS];
             UNROLL for (int q = 0; q < PARTS; q++) {
-                total[q] = sum[v][q][0];
-                UNROLL for (int c = 1; c < CHAINS; c++) total[q] += sum[v][q][c];
+                total[q] = sum[t][q][0];
+                UNROLL for (int c = 1; c < CHAINS; c++) total[q] += sum[t][q][c];
             }
-            put<Format, 4>(out, v, row, 4, 0, four_sums<Number, WIDTH, PARTS>(total));
+            UNROLL for (int a = 0; a < ABREAST; a++) {
+                Vector<Number, WIDTH / ABREAST> own[PARTS];
+                memcpy(own, (const char *)total + a * sizeof own, sizeof own);
+                put<Format, 4>(out, t * ABREAST + a, row, 4, 0, four_sums<Number, WIDTH / ABREAST, PARTS>(own));
+            }
         }
     }
 }
