@@ -240,14 +240,15 @@ def _algorithms(rows: list[Row]) -> str:
     text += f" ({', '.join(wins)} %)." if wins else "."
     lines, beaten = [], 0
     for row in by["gl"]:
-        near = min(by["glp"], key=lambda g: abs(g.prunable_sparsity - row.prunable_sparsity), default=None)
-        beside = (EMPTY, EMPTY) if near is None else (percent(near.prunable_sparsity), rate(near))
-        beaten += near is not None and near.prunable_sparsity > row.prunable_sparsity and near.cer < row.cer
+        sparser = [g for g in by["glp"] if g.prunable_sparsity >= row.prunable_sparsity]
+        next_one = min(sparser, key=lambda g: g.prunable_sparsity, default=None)
+        beside = (EMPTY, EMPTY) if next_one is None else (percent(next_one.prunable_sparsity), rate(next_one))
+        beaten += next_one is not None and next_one.cer < row.cer
         lines.append((row.algorithm.split()[1], percent(row.prunable_sparsity), rate(row), *beside))
     if lines:
-        headings = ("lambda_g", "GL: of prunable %", "CER %", "nearest GLP: of prunable %", "CER %")
+        headings = ("lambda_g", "GL: of prunable %", "CER %", "next GLP: of prunable %", "CER %")
         alone = (
-            f" A lasso alone has no target ({_seeds(by['gl'])}); the GLP row nearest in sparsity has more zeros and "
+            f" A lasso alone has no target ({_seeds(by['gl'])}); the GLP row next to it with no fewer zeros "
             f"hears better than {beaten} of these {len(lines)}:\n\n"
         )
         text += alone + Table("", headings, lines, words=0).render("github")
