@@ -31,10 +31,9 @@ def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSi
         kept_RC = (block_max(matrix.weight.detach(), block) > 0).float().cpu()
         drawn = 1 - _shrink(kept_RC).numpy()
         rows, columns = matrix.weight.shape
-        shape = (
-            rows / columns * drawn.shape[1] / drawn.shape[0]
-        )  # the matrix's, also where blocks are not square
-        axis.imshow(drawn, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect=shape)
+        # The matrix's shape, also where blocks are not square.
+        aspect = rows / columns * drawn.shape[1] / drawn.shape[0]
+        axis.imshow(drawn, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect=aspect)
         name = matrix.name.removeprefix("recurrent.")
         axis.set_title(f"{name}\n{1 - kept_RC.mean():.1%} pruned", fontsize=8)
         axis.set_xticks([])
