@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from blocksparse_rnn.optimizers import adamw_one_cycle, nesterov_sgd
+from blocksparse_rnn.optimizers import adamw, nesterov_sgd
 
 
 def rates(made: dict, steps: int) -> list[float]:
@@ -18,25 +18,28 @@ def rates(made: dict, steps: int) -> list[float]:
     return used
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.2, 0.5])
-def test_one_cycle_fits_a_training_of_any_length(warmup):
+def adamw_rates(steps: int, warmup: float, power: float) -> list[float]:
+    made = adamw(
+        [Parameter(torch.zeros(2, 2))], steps, 1, lr=0.1, weight_decay=0.0, warmup=warmup, power=power
+    )
+    return rates(made, steps)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+def test_adamw_rises_and_falls_in_a_training_of_any_length(warmup, power):
     for steps in range(1, 40):
-        made = adamw_one_cycle(
-            [Parameter(torch.zeros(2, 2))], steps, 1, lr=0.1, weight_decay=0.0, warmup=warmup
-        )
-        used = rates(made, steps)
+        used = adamw_rates(steps, warmup, power)
         top = used.index(max(used))
         assert used == [*sorted(used[:top]), *sorted(used[top:], reverse=True)]
-        assert max(used) <= 0.1
-        assert steps < 2 or used[-1] < 1e-6
+        assert 0 < min(used) and max(used) <= 0.1
 
 
-def test_one_cycle_rises_over_its_share_of_the_steps():
-    used = rates(
-        adamw_one_cycle([Parameter(torch.zeros(2, 2))], 100, 1, lr=0.1, weight_decay=0.0, warmup=0.2), 100
-    )
-    assert used.index(max(used)) == 19
-    assert max(used) == pytest.approx(0.1, rel=0.001)
+def test_adamw_falls_with_the_power_of_what_is_left():
+    used = adamw_rates(100, warmup=0.2, power=2.0)
+    assert used.index(max(used)) == 20
+    assert used[20:] == pytest.approx([0.1 * ((100 - step) / 80) ** 2 for step in range(20, 100)])
+    assert used[:20] == pytest.approx([0.1 * (step + 1) / 21 for step in range(20)])
 
 
 def test_nesterov_divides_the_rate_after_every_epoch():

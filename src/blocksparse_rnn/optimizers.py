@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 
 
 def nesterov_sgd(
@@ -35,7 +35,7 @@ def nesterov_sgd(
     return _per_step(optimizer, schedule)
 
 
-def adamw_one_cycle(
+def adamw(
     parameters: Iterable[Parameter],
     total_steps: int,
     steps_per_epoch: int,
@@ -43,11 +43,12 @@ def adamw_one_cycle(
     lr: PositiveFloat,
     weight_decay: NonNegativeFloat,
     warmup: Annotated[float, Field(ge=0, lt=1)],
+    power: PositiveFloat,
 ) -> dict[str, Any]:
-    """AdamW over one cycle: the rate rises to `lr`, then falls to almost nothing by the last step.
+    """AdamW whose rate rises in proportion to the steps, then falls as a power of the share that is left.
 
-    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; Smith and Topin,
-    "Super-convergence", 2018.
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; the fall as in Liu et al.,
+    "ParseNet", 2015.
 
     Args:
         parameters: what to train.
@@ -56,6 +57,7 @@ def adamw_one_cycle(
         lr: highest learning rate.
         weight_decay: decay of matrices and kernels; biases and batch norm are left alone.
         warmup: share of the steps in which the rate rises.
+        power: of the fall; with more of it the rate is low for longer.
     """
     parameters = list(parameters)
     groups = [
@@ -63,10 +65,13 @@ def adamw_one_cycle(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = AdamW(groups, lr=lr)
-    # torch divides by the length of the rise, which is 0 where it takes a single step.
-    rise = 0.0 if warmup * total_steps == 1 else warmup
-    schedule = OneCycleLR(optimizer, max_lr=lr, total_steps=total_steps, pct_start=rise)
-    return _per_step(optimizer, schedule)
+    rise = warmup * total_steps
+
+    def share_of_lr(step: int) -> float:
+        left = max(0.0, total_steps - step) / (total_steps - rise)
+        return min((step + 1) / (rise + 1), left**power)
+
+    return _per_step(optimizer, LambdaLR(optimizer, share_of_lr))
 
 
 def _per_step(optimizer: Any, schedule: Any) -> dict[str, Any]:
