@@ -32,7 +32,8 @@ def test_adamw_rises_and_falls_in_a_training_of_any_length(warmup, power):
         used = adamw_rates(steps, warmup, power)
         top = used.index(max(used))
         assert used == [*sorted(used[:top]), *sorted(used[top:], reverse=True)]
-        assert 0 < min(used) and max(used) <= 0.1
+        assert min(used) > 0
+        assert max(used) <= 0.1
 
 
 def test_adamw_falls_with_the_power_of_what_is_left():

@@ -525,6 +525,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "hear better than a dense one with as many weights would" in flat
     lines = [re.sub(" *[|] *", "|", line) for line in page.read_text().splitlines()]
     assert "|rnn 640|bp|90.0|1.41|10.95|10.14|-7.9|" in lines  # sqrt(0.105 * 0.098)
+    assert "was another one than now" in flat  # the settings of these runs are made up
     only = [run for run in runs if run.sparsifier == "gl"]
     with pytest.raises(UserError, match="no row of the paper's table"):
         write_answers(only, [tmp_path], tmp_path / "docs")
@@ -583,13 +584,17 @@ def test_another_corpus_is_held_against_the_paper_where_the_rows_are_there(tmp_p
     assert "RNN Dense 704" not in section  # nothing stands for it
 
 
-def test_the_committed_page_is_what_the_committed_results_say(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("folders", "docs"),
+    [(["results/mini", "results/demo"], Path("docs")), (["results/noise"], Path("docs/noise"))],
+)
+def test_the_committed_pages_are_what_the_committed_results_say(folders, docs, tmp_path, monkeypatch):
     monkeypatch.chdir(CONF.parent)
-    folders = [Path("results/mini"), Path("results/demo"), Path("results/regime")]
-    page = write_answers(read_runs(folders)[0], folders, tmp_path).read_text()
-    assert page.replace(str(tmp_path), "docs") == Path("docs/RESULTS.md").read_text()
+    paths = [Path(folder) for folder in folders]
+    page = write_answers(read_runs(paths)[0], paths, tmp_path).read_text()
+    assert page.replace(str(tmp_path), str(docs)) == (docs / "RESULTS.md").read_text()
     for picture in re.findall(r"\((results/.*?png)\)", page):
-        assert (Path("docs") / picture).exists()
+        assert (docs / picture).exists()
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")

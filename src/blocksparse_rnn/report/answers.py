@@ -8,9 +8,12 @@ import statistics
 from collections.abc import Callable
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 
+from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import create_folder, durable_file
 from blocksparse_rnn.report.curves import read_curves
@@ -60,7 +63,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     by_hours = _by_hours(main, trained, runs)
     others = [rows for rows in groups if rows is not main and not _all_told(rows, by_hours)]
     sections = [
-        _HEAD.format(named=named, docs=docs, circumstances=_circumstances(runs)),
+        _HEAD.format(named=named, docs=docs, circumstances=_circumstances(main, runs)),
         _the_corpus(main, runs),
         _the_table(main, runs, scale, pictures),
         _how_sparse(main, scale, pictures),
@@ -80,7 +83,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     return page
 
 
-def _circumstances(runs: list[Run]) -> str:
+def _circumstances(main: list[Row], runs: list[Run]) -> str:
     devices = sorted({run.result["device"] for run in runs})
     threads = sorted({run.result["threads"] for run in runs})
     commits = sorted({str(run.result["commit"]) for run in runs})
@@ -88,6 +91,18 @@ def _circumstances(runs: list[Run]) -> str:
     return (
         f"{len(runs)} runs, {hours:.1f} hours of training in all, on {', '.join(devices)} with "
         f"{' or '.join(map(str, threads))} thread(s) each; commits {', '.join(commits)}."
+        f"{_of_another_recipe(by_name(runs)[main[0].names[0]].settings['scale'])}"
+    )
+
+
+def _of_another_recipe(scale: dict[str, Any]) -> str:
+    """A warning where a run's scale has other settings than that of the same name has now."""
+    now = resolve(compose_settings([f"scale={scale['name']}"]))["scale"]
+    if scale | {"row_width": None} == now | {"row_width": None}:
+        return ""
+    return (
+        f" Their `scale={scale['name']}` was another one than now: the commands below give their figures "
+        "at these commits."
     )
 
 
@@ -100,9 +115,9 @@ def _the_corpus(rows: list[Row], runs: list[Run]) -> str:
 In the paper dense networks are wider than their task needs: acoustics set their error rate. A small corpus
 should ask the same of small networks: dense error rates of 5 to 25 % that have settled (no change by 3 % in the
 last fifth of a training), a 704-row at least 15 % worse than its family's reference, and less than 5 % of gain from
-twice the reference's width (`python src/train.py -m -cd sweeps -cn twice_the_width scale=mini`). So its speech comes
-over a bad line with hardly any noise: what falls into a gap no width brings back, while noise leaves more to hear to
-those who can. And there is so much of it that little is learned by heart, at which wider models are better.{others}
+twice the reference's width (`python src/train.py -m -cd sweeps -cn twice_the_width scale=mini`). In noise, and on
+speech heard so often that it is learned by heart, wider models hear better; what a bad line loses no width
+brings back.{others}
 
 {_dense_models(rows, runs)}
 """
