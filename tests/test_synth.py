@@ -116,6 +116,8 @@ class TestCorpus:
         assert RECIPE.name == "synth-0.01h-120w-71ae6f32"
         assert replace(RECIPE, held_out=0.5).name != RECIPE.name
         assert replace(RECIPE, lost=0.5).name != RECIPE.name
+        gaps = replace(RECIPE, lost=0.5, gap_seconds=(1.0, 2.0))
+        assert gaps.name != replace(RECIPE, lost=0.5).name
 
     def test_no_sentence_is_in_two_splits(self, built):
         texts = {split: {u.text for u in utterances} for split, utterances in built.prepare().items()}
@@ -200,16 +202,18 @@ class TestSound:
             assert measured == pytest.approx(snr_db, abs=1)
 
     @pytest.mark.parametrize("lost", [0.02, 0.15, 0.5])
-    def test_a_bad_line_loses_as_much_as_asked_in_gaps(self, lost):
-        heard = with_gaps(np.ones(16000 * 1200, np.float32), lost, random.Random(0))
+    @pytest.mark.parametrize("shortest_longest", [(0.1, 0.4), (0.3, 0.8)])
+    def test_a_bad_line_loses_as_much_as_asked_in_gaps(self, lost, shortest_longest):
+        heard = with_gaps(np.ones(16000 * 3600, np.float32), lost, shortest_longest, random.Random(0))
         gaps = np.diff(np.flatnonzero(np.diff(heard, prepend=1.0, append=1.0)))[::2] / 16000
-        assert sum(gaps) / 1200 == pytest.approx(lost, abs=0.01)
-        assert min(gaps[:-1]) > 0.099  # the end may cut the last off
-        assert np.quantile(gaps, 0.99) < 0.401  # and two may meet
+        shortest, longest = shortest_longest
+        assert sum(gaps) / 3600 == pytest.approx(lost, abs=0.01)
+        assert min(gaps[:-1]) > shortest - 0.001  # the end may cut the last off
+        assert np.quantile(gaps, 0.99) < longest + 0.001  # and two may meet
 
     def test_a_bad_line_leaves_the_rest_of_the_speech_as_it_was(self):
         speech = np.random.default_rng(0).standard_normal(16000 * 9)
-        heard = with_gaps(speech, 0.3, random.Random(0))
+        heard = with_gaps(speech, 0.3, (0.1, 0.4), random.Random(0))
         assert np.array_equal(heard[heard != 0], speech[heard != 0])
         recipe = replace(RECIPE, snr_db=(100.0, 100.0))
         whole, lossy = (Speaker(replace(recipe, lost=share)).utterance("train", 3) for share in (None, 0.3))
@@ -410,6 +414,11 @@ class TestSettings:
             ({"held_out": 0}, r"data.held_out=0: must be above 0 and at most 1, or null"),
             ({"lost": 0}, r"data.lost=0: must be above 0 and at most 0.5, or null"),
             ({"lost": 0.6}, r"data.lost=0.6: must be above 0"),
+            ({"lost": 0.2, "gap_seconds": [0.4, 0.1]}, r"data.gap_seconds=\[0.4, 0.1\]: the first must not"),
+            (
+                {"lost": 0.2, "gap_seconds": [0.0, 0.1]},
+                r"data.gap_seconds=\[0, 0.1\]: both must be from 0.05 to 10",
+            ),
             ({"seed": -1}, r"data.seed=-1: must not be negative"),
             ({"workers": 0}, r"data.workers=0: must be at least 1"),
         ],

@@ -63,7 +63,8 @@ class SynthSpeech:
         seed: of the corpus; training has its own.
         workers: processes that speak; None takes all cores.
         held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
-        lost: share of the speech that is lost, in gaps of 0.1 to 0.4 seconds; None is nothing.
+        lost: share of the speech that is lost; None is nothing.
+        gap_seconds: shortest and longest time that is lost in a row; None is 0.1 to 0.4.
 
     Raises:
         UserError: a value is out of its range.
@@ -85,6 +86,7 @@ class SynthSpeech:
         # Which the settings of earlier runs don't have:
         held_out: float | None = None,
         lost: float | None = None,
+        gap_seconds: list[float] | None = None,
     ) -> None:
         self.recipe = Recipe(
             hours=float(hours),
@@ -97,6 +99,8 @@ class SynthSpeech:
             seed=seed,
             held_out=None if held_out is None else float(held_out),
             lost=None if lost is None else float(lost),
+            # Where nothing is lost the name of the corpus has no gaps in it.
+            gap_seconds=None if lost is None or gap_seconds is None else tuple(map(float, gap_seconds)),
         )
         problems = [*_problems(self.recipe)]
         if workers is not None and workers < 1:
@@ -218,6 +222,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"data.held_out={recipe.held_out:g}: must be above 0 and at most 1, or null for a tenth"
     if recipe.lost is not None and not 0 < recipe.lost <= _MAX_LOST:
         yield f"data.lost={recipe.lost:g}: must be above 0 and at most {_MAX_LOST:g}, or null for none"
+    if recipe.gap_seconds is not None:
+        yield from _range_problems("gap_seconds", recipe.gap_seconds, 0.05, 10)
     if recipe.seed < 0:
         yield f"data.seed={recipe.seed}: must not be negative"
 
@@ -245,7 +251,7 @@ def _check_novelty(recipe: Recipe) -> None:
         )
 
 
-def _range_problems(name: str, values: tuple[float, ...], lowest: int, highest: int) -> Iterator[str]:
+def _range_problems(name: str, values: tuple[float, ...], lowest: float, highest: float) -> Iterator[str]:
     shown = f"data.{name}=[{', '.join(f'{value:g}' for value in values)}]"
     if len(values) != 2:
         yield f"{shown}: must be two numbers, the lowest and the highest"

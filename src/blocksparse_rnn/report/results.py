@@ -89,6 +89,8 @@ class Run:
             speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g} to {high:g} dB SNR"
             if data.get("lost"):
                 speech += f", {100 * data['lost']:g} % of it lost"
+                if data.get("gap_seconds"):
+                    speech += " in gaps of {:g} to {:g} s".format(*data["gap_seconds"])
             if data.get("held_out"):
                 speech += f", {data['held_out']:g} times as much held out for dev, as much for test"
             if data["seed"]:
