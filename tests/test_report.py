@@ -479,7 +479,7 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "11 runs, 5.5 hours of training" in flat
     assert "Of the RNNs, 1 of 1 pairs of rows stand in the paper's order of CER" in flat
     assert "0.5 hours of processor time for 2 runs" in flat
-    assert "rnn 640 gains 2.0 % over the reference" in flat
+    assert "rnn 640 2.0 % better" in flat
     assert "The dense rnn 440 reaches 10.00" in flat
     assert "BP 4x4 at 80 %: 11.00 (10.0 % worse)" in flat
     assert "GLP 4x4 at 90 %: 12.50 (25.0 % worse)" in flat
@@ -577,7 +577,7 @@ def test_another_corpus_is_held_against_the_paper_where_the_rows_are_there(tmp_p
     page = write_answers(read_runs(folders)[0], folders, tmp_path / "docs").read_text()
     section = page.partition("## On another corpus")[2]
     assert "300 words, 0 to 20 dB SNR, 15 % of it lost, 12 epochs" in section
-    assert "rnn 640 gains 5.0 % over the reference" in section
+    assert "Against the reference of their family: rnn 640 5.0 % better." in section
     lines = [re.sub(" *[|] *", "|", line) for line in section.splitlines()]
     [row] = [line.split("|") for line in lines if line.startswith("|RNN Sparse 1760|")]
     assert row[9:13] == ["17.93", "23.00", "-16.7", "-15.0"]

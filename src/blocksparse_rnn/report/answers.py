@@ -133,11 +133,12 @@ def _dense_models(rows: list[Row], runs: list[Run]) -> str:
         change = statistics.mean(changes) if changes else None
         settled += change is not None and abs(change) < _SETTLED
         lines.append((row.model, rate(row), percent(row.perf), percent(change)))
-    told = "".join(
-        f" {row.model} gains {percent(row.perf)} % over the reference."
+    beside = ", ".join(
+        f"{row.model} {percent(abs(row.perf))} % {'better' if row.perf > 0 else 'worse'}"
         for row in dense
-        if row.perf is not None and (row.paper_width or 0) > REFERENCE[row.cell]
+        if row.perf is not None and row.paper_width not in (None, REFERENCE[row.cell])
     )
+    told = f" Against the reference of their family: {beside}." if beside else ""
     headings = ("dense model", "CER %", "PERF %", "dev CER's change over the last fifth %")
     table = Table("", headings, lines, words=1).render("github")
     return f"Of {len(lines)} dense models {settled} settled.{told}\n\n{table}"
