@@ -116,8 +116,7 @@ In the paper dense networks are wider than their task needs: acoustics set their
 should ask the same of small networks: dense error rates of 5 to 25 % that have settled (no change by 3 % in the
 last fifth of a training), a 704-row at least 15 % worse than its family's reference, and less than 5 % of gain from
 twice the reference's width (`python src/train.py -m -cd sweeps -cn twice_the_width scale=mini`). In noise, and on
-speech heard so often that it is learned by heart, wider models hear better; what a bad line loses no width
-brings back.{others}
+speech heard so often that it is learned by heart, width helps more than where a bad line loses speech.{others}
 
 {_dense_models(rows, runs)}
 """
