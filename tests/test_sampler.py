@@ -35,6 +35,23 @@ def test_epochs_differ_and_come_back_the_same():
     assert epoch(sampler, 1) != epoch(BucketBatchSampler(DURATIONS, batch=8, seed=1), 1)
 
 
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2))
+def test_epochs_of_a_pass_share_its_batches(parts, batch, number):
+    sampler = BucketBatchSampler(DURATIONS, batch=batch, epochs_per_pass=parts, seed=0)
+    epochs = [epoch(sampler, number * parts + part) for part in range(parts)]
+    assert {len(batches) for batches in epochs} == {len(sampler)} == {-(-45 // batch) // parts}
+    heard = [i for batches in epochs for b in batches for i in b]
+    assert len(heard) == len(set(heard)) > 45 - parts * batch
+
+
+def test_first_part_of_the_first_pass_goes_from_short_to_long_the_second_does_not():
+    sampler = BucketBatchSampler(DURATIONS, batch=2, epochs_per_pass=2, seed=0)
+    first, second = ([DURATIONS[b[0]] for b in epoch(sampler, number)] for number in (0, 1))
+    assert first == sorted(first)
+    assert second != sorted(second)
+    assert max(first) > min(second)  # not the shortest of all
+
+
 def test_ranks_share_every_batch():
     whole = epoch(BucketBatchSampler(DURATIONS, batch=8, seed=0), 1)
     shares = [epoch(BucketBatchSampler(DURATIONS, batch=8, seed=0, rank=r, world=2), 1) for r in (0, 1)]

@@ -46,6 +46,7 @@ class Settings(BaseModel):
 
     width: PositiveInt
     batch: PositiveInt
+    epochs_per_pass: PositiveInt | None
     seed: int = Field(ge=0, lt=2**32)  # numpy takes no larger one
     alphabet: str
     text: dict[str, Any] | None

@@ -55,7 +55,7 @@ def _without_null(value: Any) -> Any:
 
 def _chosen(settings: dict[str, Any], name: str) -> Any:
     """A setting without what does not change a result."""
-    value = settings[name]
+    value = settings.get(name)  # which the settings of an earlier run may lack
     if isinstance(value, dict):
         return {key: v for key, v in value.items() if key not in NOT_IDENTITY_WITHIN.get(name, ())}
     return value
@@ -73,7 +73,7 @@ def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def same_recipe(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs train in the same way."""
-    return same_settings(one, other, ("optimizer", "batch", "trainer"))
+    return same_settings(one, other, ("optimizer", "batch", "epochs_per_pass", "trainer"))
 
 
 WEIGHTS_OF = {

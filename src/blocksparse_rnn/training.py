@@ -191,6 +191,7 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
     test = trainer.test(recogniser, datamodule=data, verbose=False)[0]
     hours = total_hours(data.datasets["train"].utterances)
     epochs = trainer.global_step / max(1, int(trainer.num_training_batches))
+    heard = hours * epochs / data.epochs_per_pass
     result = {
         "name": run.path.name,
         "cer": test["test/cer"],
@@ -207,7 +208,7 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
         "wall_seconds": round(checkpoints.seconds, 1),
         "cpu_seconds": round(checkpoints.cpu_seconds, 1),  # on a shared machine the wall clock says little
         "saving_seconds": round(checkpoints.saving_seconds, 2),
-        "audio_hours_per_second": round(hours * epochs / max(checkpoints.seconds, 1e-3), 6),
+        "audio_hours_per_second": round(heard / max(checkpoints.seconds, 1e-3), 6),
         "resumed": resume_from is not None,
         **_circumstances(settings, trainer),
     }
@@ -263,7 +264,7 @@ def make_trainer(
         run: where the run lies.
         callbacks: of this training.
         loggers: of this training.
-        max_epochs: passes over the training split.
+        max_epochs: epochs of training.
         max_steps: optimizer steps after which training ends earlier, or -1.
         max_time: time after which training ends earlier, as days:hours:minutes:seconds.
         accelerator: `auto`, `cpu` or `gpu`.
@@ -352,6 +353,7 @@ def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) 
         recogniser.alphabet,
         sample_rate=rate,
         batch=settings["batch"],
+        epochs_per_pass=settings.get("epochs_per_pass") or 1,
         seed=settings["seed"],
         workers=settings["workers"],
         augment=_make_augmenter(settings, recogniser),

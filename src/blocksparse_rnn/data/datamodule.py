@@ -164,6 +164,7 @@ class SpeechData(pl.LightningDataModule):
         alphabet: letters of the texts.
         sample_rate: of the batches' waveforms.
         batch: utterances of a global batch.
+        epochs_per_pass: epochs in which all of train is heard once.
         seed: seed of the order of batches.
         workers: processes that load a split's audio; 0 loads in the training process.
         augment: what changes the waveforms of training; None leaves them as they are.
@@ -177,6 +178,7 @@ class SpeechData(pl.LightningDataModule):
         *,
         sample_rate: int,
         batch: int,
+        epochs_per_pass: int = 1,
         seed: int,
         workers: int,
         augment: Augmenter | None = None,
@@ -188,7 +190,7 @@ class SpeechData(pl.LightningDataModule):
             for name, split in splits.items()
         }
         self.collate = Collate(alphabet)
-        self.batch, self.seed = batch, seed
+        self.batch, self.epochs_per_pass, self.seed = batch, epochs_per_pass, seed
         self.workers = min(workers, os.cpu_count() or 1)
         self.report = report
         self._reported: set[str] = set()
@@ -197,6 +199,10 @@ class SpeechData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         self._sampler = self._batches("train")
+        if not len(self._sampler):
+            raise UserError(
+                f"epochs_per_pass={self.epochs_per_pass}: train has fewer batches of {self.batch} than that; lower it"
+            )
         if self._resume is not None:
             self._sampler.resume(*self._resume)
             self._resume = None
@@ -258,15 +264,18 @@ class SpeechData(pl.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         utterances = self.datasets[split].utterances
+        sharing = {
+            "batch": self.batch,
+            "epochs_per_pass": self.epochs_per_pass if split == "train" else 1,
+            "seed": self.seed,
+            "rank": rank,
+            "world": world,
+        }
         if isinstance(utterances, ShardedUtterances):
-            return ShardBatchSampler(utterances, batch=self.batch, seed=self.seed, rank=rank, world=world)
+            return ShardBatchSampler(utterances, **sharing)
+        durations = [utterance.duration for utterance in utterances]
         return BucketBatchSampler(
-            [utterance.duration for utterance in utterances],
-            batch=self.batch,
-            seed=self.seed,
-            rank=rank,
-            world=world,
-            weights=[utterance.weight for utterance in utterances],
+            durations, weights=[utterance.weight for utterance in utterances], **sharing
         )
 
     def _loader(self, split: str, batches: Sampler) -> DataLoader:

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch.utils.data import Sampler
 
@@ -10,10 +10,10 @@ from blocksparse_rnn.errors import UserError
 
 
 class WeightedDraws:
-    """Which utterances come in an epoch: as many each time, so that epochs have equal numbers of steps.
+    """Which utterances come in a pass: as many each time, so that passes have equal numbers of steps.
 
     Args:
-        weights: of each utterance: 2 comes twice, of those with 0.5 half come, other ones each epoch.
+        weights: of each utterance: 2 comes twice, of those with 0.5 half come, other ones each pass.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -41,7 +41,7 @@ class WeightedDraws:
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches by duration: the shortest first in the first epoch (SortaGrad), shuffled afterwards.
 
-    The batches of an epoch are a function of (durations, batch, seed, epoch) alone. Every rank draws
+    The batches of an epoch are a function of (the constructor's arguments, epoch) alone. Every rank draws
     its share of each global batch from the same list, so all ranks take the same number of steps and
     a batch holds the same utterances on any number of ranks. Where a batch is too small for all, a rank
     without a share gets the first utterance as a stand-in, marked by `~index` (below 0): it is
@@ -51,24 +51,27 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     Args:
         durations: seconds of each utterance.
-        batch: utterances of a global batch; the last one of an epoch may hold fewer.
+        batch: utterances of a global batch; the last one of a pass may hold fewer.
+        epochs_per_pass: epochs that share the batches of a pass over all utterances. They are equally long, so
+            that of each pass fewer batches than that may be left out, other ones each time.
         seed: seed of the order.
         rank: this process's number among `world`.
         world: processes that share a batch.
-        weights: how often each utterance comes in an epoch, on average; None stands for once each.
+        weights: how often each utterance comes in a pass, on average; None stands for once each.
 
     Raises:
-        UserError: so seldom that an epoch has none.
+        UserError: so seldom that a pass has none.
     """
 
     JITTER = 0.1
-    """Relative noise on durations, so that the members of a batch change from epoch to epoch."""
+    """Relative noise on durations, so that the members of a batch change from pass to pass."""
 
     def __init__(
         self,
         durations: Sequence[float],
         *,
         batch: int,
+        epochs_per_pass: int = 1,
         seed: int,
         rank: int = 0,
         world: int = 1,
@@ -76,11 +79,12 @@ class BucketBatchSampler(Sampler[list[int]]):
     ) -> None:
         self.durations = durations
         self.batch = batch
+        self.epochs_per_pass = epochs_per_pass
         self.seed = seed
         self.rank, self.world = rank, world
         self.draws = WeightedDraws(weights) if weights and set(weights) != {1.0} else None
         if self.draws is not None and len(self.draws) == 0:
-            raise UserError("data.train: its weights draw no utterance at all for an epoch; give larger ones")
+            raise UserError("data.train: its weights draw no utterance at all for a pass; give larger ones")
         self.epoch = 0
         self._resume: tuple[int, int] | None = None
         # Lightning tells the epoch to `batch_sampler.sampler`.
@@ -95,18 +99,35 @@ class BucketBatchSampler(Sampler[list[int]]):
         self._resume = (epoch, batches)
 
     def __len__(self) -> int:
-        count = len(self.durations) if self.draws is None else len(self.draws)
-        return -(-count // self.batch)
+        return -(-self.utterances_per_pass() // self.batch) // self.epochs_per_pass
 
-    def global_batches(self, epoch: int) -> list[list[int]]:
+    def global_batches(self, epoch: int) -> Iterable[list[int]]:
         """All batches of an epoch, before ranks share them out."""
-        noise = random.Random(f"{self.seed}-{epoch}")
-        jitter = self.JITTER if epoch else 0.0
+        number, part = divmod(epoch, self.epochs_per_pass)
+        if self.epochs_per_pass == 1:
+            return self.pass_batches(number, shuffled=epoch > 0)
+        batches = itertools.islice(
+            self.pass_batches(number, shuffled=True), part * len(self), (part + 1) * len(self)
+        )
+        return batches if epoch else sorted(batches, key=lambda batch: self.seconds(batch[0]))
+
+    def utterances_per_pass(self) -> int:
+        """How many utterances a pass has, one that comes twice counted twice."""
+        return len(self.durations) if self.draws is None else len(self.draws)
+
+    def seconds(self, index: int) -> float:
+        """Duration of an utterance."""
+        return self.durations[index]
+
+    def pass_batches(self, number: int, *, shuffled: bool) -> Iterable[list[int]]:
+        """All batches of a pass, or else the shortest first."""
+        noise = random.Random(f"{self.seed}-{number}")
+        jitter = self.JITTER if number else 0.0
         keys = [d * (1 + jitter * noise.random()) for d in self.durations]
-        drawn = range(len(keys)) if self.draws is None else self.draws(f"{self.seed}-{epoch}")
+        drawn = range(len(keys)) if self.draws is None else self.draws(f"{self.seed}-{number}")
         order = sorted(drawn, key=keys.__getitem__)
         batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
-        if epoch:
+        if shuffled:
             noise.shuffle(batches)
         return batches
 

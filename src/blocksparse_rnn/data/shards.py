@@ -178,50 +178,61 @@ class ShardedUtterances(Sequence[Utterance]):
 class ShardBatchSampler(BucketBatchSampler):
     """Batches by duration within a window of shards; where one window holds them all, as for files.
 
-    Each epoch takes the shards in another order. What a window leaves over for less than a batch goes
-    into the next, so that all epochs have equally many batches.
+    Each pass takes the shards in another order. What a window leaves over for less than a batch goes
+    into the next, so that all passes have equally many batches.
 
     Args:
         utterances: of shards.
-        batch: utterances of a global batch; the last one of an epoch may hold fewer.
+        batch: utterances of a global batch; the last one of a pass may hold fewer.
+        epochs_per_pass: epochs that share the batches of a pass over all utterances.
         seed: seed of the order.
         rank: this process's number among `world`.
         world: processes that share a batch.
     """
 
     def __init__(
-        self, utterances: ShardedUtterances, *, batch: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        utterances: ShardedUtterances,
+        *,
+        batch: int,
+        epochs_per_pass: int = 1,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        super().__init__([], batch=batch, seed=seed, rank=rank, world=world)
+        super().__init__([], batch=batch, epochs_per_pass=epochs_per_pass, seed=seed, rank=rank, world=world)
         self.utterances = utterances
 
-    def __len__(self) -> int:
-        return -(-len(self.utterances) // self.batch)
+    def utterances_per_pass(self) -> int:
+        return len(self.utterances)
 
-    def global_batches(self, epoch: int) -> Iterator[list[int]]:  # type: ignore[override]
-        """All batches of an epoch, before ranks share them out, one after the other."""
-        noise = random.Random(f"{self.seed}-{epoch}")
-        jitter = self.JITTER if epoch else 0.0
-        windows = self._windows(epoch)
+    def seconds(self, index: int) -> float:
+        return self.utterances[index].duration
+
+    def pass_batches(self, number: int, *, shuffled: bool) -> Iterator[list[int]]:
+        """All batches of a pass, one after the other; else the shortest of a window first."""
+        noise = random.Random(f"{self.seed}-{number}")
+        jitter = self.JITTER if number else 0.0
+        windows = self._windows(number, shuffled)
         left: list[tuple[float, int]] = []
-        for number, window in enumerate(windows, 1):
+        for count, window in enumerate(windows, 1):
             durations = itertools.chain.from_iterable(
                 enumerate(self.utterances.durations(shard), self.utterances.first(shard)) for shard in window
             )
             pool = sorted([*left, *((d * (1 + jitter * noise.random()), index) for index, d in durations)])
-            whole = len(pool) if number == len(windows) else len(pool) // self.batch * self.batch
+            whole = len(pool) if count == len(windows) else len(pool) // self.batch * self.batch
             left = pool[whole:]
             order = [index for _, index in pool[:whole]]
             batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
-            if epoch:
+            if shuffled:
                 noise.shuffle(batches)
             yield from batches
 
-    def _windows(self, epoch: int) -> list[list[int]]:
-        """Numbers of the shards that are mixed together, ascending within a window."""
+    def _windows(self, number: int, shuffled: bool) -> list[list[int]]:
+        """Numbers of the shards that are mixed together in a pass, ascending within a window."""
         order = list(range(len(self.utterances.shards)))
-        if epoch:
-            random.Random(f"{self.seed}-{epoch}-shards").shuffle(order)
+        if shuffled:
+            random.Random(f"{self.seed}-{number}-shards").shuffle(order)
         size = self.utterances.window
         return [sorted(order[i : i + size]) for i in range(0, len(order), size)]
 
