@@ -8,7 +8,7 @@ from blocksparse_rnn.runs import identity
 
 
 def rows_by_hours(of: Row, rows: list[Row], runs: list[Run]) -> list[Row]:
-    """Rows that differ from one of them in the hours of speech and the epochs alone, the fewest hours first."""
+    """Rows that differ from one of them in the hours of speech and how often they are heard, the fewest hours first."""
     named = by_name(runs)
 
     def settings(row: Row) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def rows_by_hours(of: Row, rows: list[Row], runs: list[Run]) -> list[Row]:
 def _but_hours(settings: dict[str, Any]) -> str:
     data = {k: v for k, v in settings["data"].items() if k not in ("hours", "held_out")}
     trainer = {k: v for k, v in settings["trainer"].items() if k != "max_epochs"}
-    return identity(settings | {"data": data, "trainer": trainer, "seed": None})
+    return identity(settings | {"data": data, "trainer": trainer, "epochs_per_pass": None, "seed": None})
 
 
 def hours_table(rows: list[Row], runs: list[Run]) -> str:
@@ -36,10 +36,10 @@ def hours_table(rows: list[Row], runs: list[Run]) -> str:
         lines.append(
             (
                 f"{first.settings['data']['hours']:g}",
-                str(first.settings["trainer"]["max_epochs"]),
+                f"{first.settings['trainer']['max_epochs'] / (first.settings.get('epochs_per_pass') or 1):g}",
                 str(first.result.get("steps", EMPTY)),
                 *(percent(dense, 2), rate(row), percent(-row.against_dense)),
             )
         )
-    headings = ("hours", "epochs", "steps", "dense: CER %", "pruned: CER %", "worse %")
+    headings = ("hours", "times heard", "steps", "dense: CER %", "pruned: CER %", "worse %")
     return Table("", headings, lines, words=0).render("github")

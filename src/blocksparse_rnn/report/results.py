@@ -102,7 +102,8 @@ class Run:
             speech = str(data.get("train", data))
             speech += f", tested on {data['test']}" if "test" in data else ""
         trainer = self.settings["trainer"]
-        limits = [f"{trainer['max_epochs']} epochs"]
+        parts = self.settings.get("epochs_per_pass")
+        limits = [f"{trainer['max_epochs']} epochs" + (f" that are 1/{parts} of it each" if parts else "")]
         limits += [f"at most {trainer['max_steps']} steps"] if trainer["max_steps"] > 0 else []
         limits += [f"at most {trainer['max_time']}"] if trainer["max_time"] else []
         start = self.settings.get("start_from")
