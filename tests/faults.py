@@ -422,7 +422,7 @@ def killed_rank(bench: Bench) -> Iterator[Outcome]:
 
 def killed_corpus(bench: Bench) -> Iterator[Outcome]:
     """kill -9 of everything while synthetic speech is made."""
-    options = ("data.hours=0.02", "data.vocabulary=100", "trainer.max_steps=1")
+    options = ("data.hours=0.02", "epochs_per_pass=null", "data.vocabulary=100", "trainer.max_steps=1")
 
     def command(corpora: Path) -> list[str]:
         return bench.command(bench.fresh("speech"), *options, f"corpora={corpora}", data=False)

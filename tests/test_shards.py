@@ -268,7 +268,11 @@ def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp
 def test_the_same_loss_curve_from_synth_from_its_files_and_from_shards(tmp_path):
     base = ["scale=mini", "model=gru", "width=16", "logger=csv", "batch=4", "trainer.max_epochs=2"]
     base += ["trainer.accelerator=cpu", "trainer.log_every=1", f"corpora={tmp_path}", "data.hours=0.01"]
-    synth = resolve(compose_settings([*base, "data.vocabulary=100", f"outputs={tmp_path / 'outputs'}"]))
+    synth = resolve(
+        compose_settings(
+            [*base, "data.vocabulary=100", "epochs_per_pass=null", f"outputs={tmp_path / 'outputs'}"]
+        )
+    )
     node = {key: value for key, value in synth["data"].items() if key != "_target_"}
     made = SynthSpeech(**node)
     for split, utterances in made.prepare().items():

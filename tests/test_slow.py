@@ -37,7 +37,7 @@ def test_a_point_of_the_sweep_runs_at_paper_scale_on_a_cpu(tmp_path):
 @pytest.mark.slow
 def test_the_papers_table_comes_from_nothing(tmp_path):
     outputs = tmp_path / "outputs"
-    short = "data.hours=0.05 data.vocabulary=100 batch=8 trainer.max_epochs=3 schedule.freq=1 logger=csv"
+    short = "data.hours=0.05 epochs_per_pass=null data.vocabulary=100 batch=8 trainer.max_epochs=3 schedule.freq=1 logger=csv"
     command = ["make", "reproduce-table", f"OUTPUTS={outputs}", f"ARGS={short} corpora={tmp_path} workers=0"]
     subprocess.run(command, cwd=ROOT, check=True)
     page = (outputs / "report/report.md").read_text()

@@ -201,7 +201,8 @@ class SpeechData(pl.LightningDataModule):
         self._sampler = self._batches("train")
         if not len(self._sampler):
             raise UserError(
-                f"epochs_per_pass={self.epochs_per_pass}: train has fewer batches of {self.batch} than that; lower it"
+                f"epochs_per_pass={self.epochs_per_pass}: train has fewer batches of {self.batch} than that; "
+                "give more speech, or epochs_per_pass=null"
             )
         if self._resume is not None:
             self._sampler.resume(*self._resume)

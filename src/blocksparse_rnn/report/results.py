@@ -124,7 +124,7 @@ class Run:
 
 @cache
 def _usual_speech() -> dict[str, Any]:
-    return yaml.safe_load((CONF / "data" / "synth.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((CONF / "data" / "synth.yaml").read_text(encoding="utf-8"))["data"]
 
 
 @dataclass(frozen=True)
