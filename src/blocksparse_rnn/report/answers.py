@@ -115,8 +115,9 @@ def _the_corpus(rows: list[Row], runs: list[Run]) -> str:
 In the paper dense networks are wider than their task needs: acoustics set their error rate. A small corpus
 should ask the same of small networks: dense error rates of 5 to 25 % that have settled (no change by 3 % in the
 last fifth of a training), a 704-row at least 15 % worse than its family's reference, and less than 5 % of gain from
-twice the reference's width (`python src/train.py -m -cd sweeps -cn twice_the_width scale=mini`). In noise, and on
-speech heard so often that it is learned by heart, width helps more than where a bad line loses speech.{others}
+twice the reference's width (`python src/train.py -m -cd sweeps -cn twice_the_width scale=mini`). Width helps to
+hear in noise, and to learn speech by heart that is heard often: hence speech that is heard once, of which a bad line
+loses a part.{others}
 
 {_dense_models(rows, runs)}
 """
