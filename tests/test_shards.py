@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -179,12 +180,13 @@ def test_a_shard_belongs_to_train_or_to_what_judges_it(written, tmp_path):
         corpus(tmp_path, "link", test=str(written[0] / "train-000001.tar")).prepare()
 
 
-def test_one_window_gives_the_order_of_files(written):
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_one_window_gives_the_order_of_files(written, parts):
     found, utterances = usable(written[0], window=99), written[1]
-    files = BucketBatchSampler([u.duration for u in utterances], batch=4, seed=3)
-    shards = ShardBatchSampler(found, batch=4, seed=3)
-    assert len(files) == len(shards)
-    for epoch in range(3):
+    files = BucketBatchSampler([u.duration for u in utterances], batch=4, epochs_per_pass=parts, seed=3)
+    shards = ShardBatchSampler(found, batch=4, epochs_per_pass=parts, seed=3)
+    assert len(files) == len(shards) == 6 // parts
+    for epoch in range(2 * parts + 1):
         files.set_epoch(epoch)
         shards.set_epoch(epoch)
         assert list(files) == list(shards)
@@ -218,14 +220,27 @@ def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(written, world
     assert epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize("done", [0, 1, 3, 5])
-def test_resuming_goes_on_in_mid_epoch(written, done):
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_epochs_of_a_pass_share_what_the_shards_hold(written, parts):
+    sampler = ShardBatchSampler(usable(written[0]), batch=4, epochs_per_pass=parts, seed=0)
+    for number in range(2):
+        heard: list[int] = []
+        for part in range(parts):
+            sampler.set_epoch(number * parts + part)
+            batches = list(sampler)
+            assert len(batches) == len(sampler) == 6 // parts
+            heard += itertools.chain.from_iterable(batches)
+        assert len(heard) == len(set(heard)) > 23 - parts * 4
+
+
+@pytest.mark.parametrize(("parts", "done"), [(1, 0), (1, 1), (1, 3), (1, 5), (2, 1), (3, 0)])
+def test_resuming_goes_on_in_mid_epoch(written, parts, done):
     found = usable(written[0])
-    sampler = ShardBatchSampler(found, batch=4, seed=0)
+    sampler = ShardBatchSampler(found, batch=4, epochs_per_pass=parts, seed=0)
     sampler.set_epoch(2)
     whole = list(sampler)
     assert len(whole) == len(sampler)
-    fresh = ShardBatchSampler(found, batch=4, seed=0)
+    fresh = ShardBatchSampler(found, batch=4, epochs_per_pass=parts, seed=0)
     fresh.resume(2, done)
     assert list(fresh) == whole[done:]
 

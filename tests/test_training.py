@@ -77,13 +77,17 @@ def test_the_same_seed_gives_the_same_bits(tone_settings, tmp_path):
     assert metrics_of(first) != metrics_of(other)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "parts"), [(0, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize("stop_after", [2, 5, 7, 10])
-def test_a_stopped_run_ends_as_if_it_had_not_been(tone_settings, tmp_path, power_cut, stop_after, workers):
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    tone_settings, tmp_path, power_cut, stop_after, workers, parts
+):
     augmented = (
         "features.specaugment={n_time_masks: 1, time_mask_param: 5, n_freq_masks: 1, freq_mask_param: 9}"
     )
     options = [augmented, f"workers={workers}", "trainer.log_every=1"]
+    if parts > 1:
+        options += [f"epochs_per_pass={parts}", "trainer.max_epochs=6"]  # of two steps each
     undisturbed = tone_settings(*options, f"outputs={tmp_path / 'undisturbed'}")
     training.train(undisturbed)
 
@@ -130,6 +134,13 @@ def test_a_run_that_is_asked_to_end_leaves_nothing_out(
     )
     assert told == expected_told
     assert all(result[name] == expected[name] for name in ("dev_cer", "best_step", "cer"))
+
+
+def test_a_pass_of_fewer_batches_than_epochs_is_refused(tone_settings):
+    with pytest.raises(
+        UserError, match=r"^epochs_per_pass=6: train has fewer batches of 8 than that; give more"
+    ):
+        training.train(tone_settings("epochs_per_pass=6"))
 
 
 @pytest.mark.parametrize("steps", [2, 7])  # of 5 an epoch
