@@ -4,7 +4,6 @@ Every number and every comparison in the text is computed here, so that none can
 """
 
 import math
-import statistics
 from collections.abc import Callable
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
@@ -16,18 +15,16 @@ from blocksparse_rnn.command_line import compose_settings
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import create_folder, durable_file
-from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.hours import hours_table, rows_by_hours
 from blocksparse_rnn.report.paper import PAPER, match, paper_table
 from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
+from blocksparse_rnn.report.regime import in_the_papers_regime
 from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name, rows_of
 from blocksparse_rnn.report.shipped import shipped_by_block
 from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
 
 _BLOCKS_WIDTH = 2560  # of rq2_blocks, as the paper numbers its rows
 _COMMAND = "python src/train.py -m -cd sweeps -cn {} scale={}"
-_SETTLED = 0.03
-"""Relative change of the dev CER over the last fifth of a training below which it counts as converged."""
 _HEAD = """# Results
 
 Written by `python src/report.py {named} --answers {docs}` from the result files in these folders; no
@@ -64,7 +61,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     others = [rows for rows in groups if rows is not main and not _all_told(rows, by_hours)]
     sections = [
         _HEAD.format(named=named, docs=docs, circumstances=_circumstances(main, runs)),
-        _the_corpus(main, runs),
+        _the_corpus(main, runs, scale),
         _the_table(main, runs, scale, pictures),
         _how_sparse(main, scale, pictures),
         _blocks(main, scale, pictures, folders),
@@ -106,49 +103,19 @@ def _of_another_recipe(scale: dict[str, Any]) -> str:
     )
 
 
-def _the_corpus(rows: list[Row], runs: list[Run]) -> str:
+def _the_corpus(rows: list[Row], runs: list[Run], scale: str) -> str:
     """How far the corpus makes of small models what the paper's made of its own."""
     elsewhere = {run.group for run in runs} - {rows[0].group}
     others = " What other corpora make of such models is at the end of this page." if elsewhere else ""
     return f"""## The corpus
 
 In the paper dense networks are wider than their task needs: acoustics set their error rate. A small corpus
-should ask the same of small networks: dense error rates of 5 to 25 % that have settled (no change by 3 % in the
-last fifth of a training), a 704-row at least 15 % worse than its family's reference, and less than 5 % of gain from
-twice the reference's width (`python src/train.py -m -cd sweeps -cn twice_the_width scale=mini`). Width helps to
-hear in noise, and to learn speech by heart that is heard often: hence speech that is heard once, of which a bad line
-loses a part.{others}
+should ask the same of small networks, by the measures below; `{_COMMAND.format("twice_the_width", scale)}`
+trains the widest. Width helps to hear in noise, and to learn speech by heart that is heard often: hence speech
+that is heard once, of which a bad line loses a part.{others}
 
-{_dense_models(rows, runs)}
+{in_the_papers_regime(rows, runs)}
 """
-
-
-def _dense_models(rows: list[Row], runs: list[Run]) -> str:
-    """A corpus by the measures of the page's first section: a paragraph and a table of its dense models."""
-    named = by_name(runs)
-    lines, settled = [], 0
-    dense = [row for row in rows if row.sparsifier == "none"]
-    for row in dense:
-        changes = [change for name in row.names if (change := _late_change(named[name])) is not None]
-        change = statistics.mean(changes) if changes else None
-        settled += change is not None and abs(change) < _SETTLED
-        lines.append((row.model, rate(row), percent(row.perf), percent(change)))
-    beside = ", ".join(
-        f"{row.model} {percent(abs(row.perf))} % {'better' if row.perf > 0 else 'worse'}"
-        for row in dense
-        if row.perf is not None and row.paper_width not in (None, REFERENCE[row.cell])
-    )
-    told = f" Against the reference of their family: {beside}." if beside else ""
-    headings = ("dense model", "CER %", "PERF %", "dev CER's change over the last fifth %")
-    table = Table("", headings, lines, words=1).render("github")
-    return f"Of {len(lines)} dense models {settled} settled.{told}\n\n{table}"
-
-
-def _late_change(run: Run) -> float | None:
-    """Relative change of the dev CER over the last fifth of a training; None without its curve."""
-    steps, rates = read_curves(run).get("val/cer", ([], []))
-    earlier = [rate for step, rate in zip(steps, rates, strict=True) if step <= 0.8 * steps[-1]]
-    return rates[-1] / earlier[-1] - 1 if earlier else None
 
 
 def _the_table(rows: list[Row], runs: list[Run], scale: str, pictures: Path) -> str:
@@ -371,7 +338,7 @@ def _elsewhere(rows: list[Row], runs: list[Run], index: int, pictures: Path) -> 
     measures = ""
     if is_sweep:
         table = paper_table(rows, missing=False).render("github")
-        measures = f"{_dense_models(rows, runs)}\n\n{table}\n\n"
+        measures = f"{in_the_papers_regime(rows, runs)}\n\n{table}\n\n"
     return f"""## On another corpus
 
 {rows[0].group}.
