@@ -19,7 +19,7 @@ from blocksparse_rnn.report.hours import hours_table, rows_by_hours
 from blocksparse_rnn.report.paper import PAPER, match, paper_table
 from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
 from blocksparse_rnn.report.regime import in_the_papers_regime
-from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name, rows_of
+from blocksparse_rnn.report.results import REFERENCE, Row, Run, rows_of
 from blocksparse_rnn.report.shipped import shipped_by_block
 from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
 
@@ -88,19 +88,25 @@ def _circumstances(main: list[Row], runs: list[Run]) -> str:
     return (
         f"{len(runs)} runs, {hours:.1f} hours of training in all, on {', '.join(devices)} with "
         f"{' or '.join(map(str, threads))} thread(s) each; commits {', '.join(commits)}."
-        f"{_of_another_recipe(by_name(runs)[main[0].names[0]].settings['scale'])}"
+        f"{_of_another_recipe([run for run in runs if run.group == main[0].group])}"
     )
 
 
-def _of_another_recipe(scale: dict[str, Any]) -> str:
+def _of_another_recipe(runs: list[Run]) -> str:
     """A warning where a run's scale has other settings than that of the same name has now."""
-    now = resolve(compose_settings([f"scale={scale['name']}"]))["scale"]
-    if scale | {"row_width": None} == now | {"row_width": None}:
+    name = runs[0].settings["scale"]["name"]
+    now = resolve(compose_settings([f"scale={name}"]))["scale"]
+    if all(_recipe(run.settings["scale"], run) == _recipe(now, run) for run in runs):
         return ""
-    return (
-        f" Their `scale={scale['name']}` was another one than now: the commands below give their figures "
-        "at these commits."
+    return f" Their `scale={name}` was another one than now: the commands below give their figures at these commits."
+
+
+def _recipe(scale: dict[str, Any], run: Run) -> dict[str, Any]:
+    """What a run takes from its scale and does not name: a lasso alone names its strength, as all name their width."""
+    unused = {"row_width", "lambda_gl", "lambda_gl_path"} | (
+        {"lambda_glp"} if run.sparsifier != "glp" else set()
     )
+    return {key: value for key, value in scale.items() if key not in unused}
 
 
 def _the_corpus(rows: list[Row], runs: list[Run], scale: str) -> str:
