@@ -224,7 +224,7 @@ def _algorithms(rows: list[Row]) -> str:
         for name in ("bp", "glp", "gl")
     }
     both = [(b, g) for b in by["bp"] for g in by["glp"] if b.target == g.target]
-    if not both and not by["gl"]:
+    if not both:
         return ""
     wins = [percent(b.target, 0) for b, g in both if g.cer < b.cer]
     text = f"GLP hears better than BP at {len(wins)} of {len(both)} sparsities"
