@@ -1,7 +1,7 @@
 """Train a recogniser, or sweep over many.
 
 python src/train.py scale=mini model=rnn width=176
-python src/train.py scale=mini width=192 data.hours=0.5 seed=1 logger=csv
+python src/train.py scale=mini width=192 data.hours=5 seed=1 logger=csv
 python src/train.py scale=mini model=rnn width=176 sparsifier=bp block=8x2 target_sparsity=0.9
 python src/train.py -m model=gru width=2560,3584 sparsifier=glp block=4,16,32
 python src/train.py -m -cd sweeps -cn demo dry_run=true
