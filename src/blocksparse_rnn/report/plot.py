@@ -1,5 +1,6 @@
 """Pictures of runs: error rates against sparsity, size and block, and how sparsity came about."""
 
+import textwrap
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
@@ -58,7 +59,7 @@ def panels(rows: list[Row], panel: Callable[[Axes, list[Row]], None]) -> Figure:
         axes.set_ylabel("test CER, %")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.set_title(group, fontsize=9)
+        axes.set_title(textwrap.fill(group, 90), fontsize=9)
     return figure
 
 

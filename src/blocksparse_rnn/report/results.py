@@ -103,7 +103,7 @@ class Run:
             speech += f", tested on {data['test']}" if "test" in data else ""
         trainer = self.settings["trainer"]
         parts = self.settings.get("epochs_per_pass")
-        limits = [f"{trainer['max_epochs']} epochs" + (f" that are 1/{parts} of it each" if parts else "")]
+        limits = [f"{trainer['max_epochs']} epochs" + (f" of 1/{parts} each" if parts else "")]
         limits += [f"at most {trainer['max_steps']} steps"] if trainer["max_steps"] > 0 else []
         limits += [f"at most {trainer['max_time']}"] if trainer["max_time"] else []
         start = self.settings.get("start_from")
