@@ -104,7 +104,7 @@ class BucketBatchSampler(Sampler[list[int]]):
     def global_batches(self, epoch: int) -> Iterable[list[int]]:
         """All batches of an epoch, before ranks share them out."""
         number, part = divmod(epoch, self.epochs_per_pass)
-        if self.epochs_per_pass == 1:
+        if self.epochs_per_pass == 1:  # in order as it comes: shards need not hold all of it to sort it
             return self.pass_batches(number, shuffled=epoch > 0)
         batches = itertools.islice(
             self.pass_batches(number, shuffled=True), part * len(self), (part + 1) * len(self)

@@ -74,8 +74,8 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     page = docs / "RESULTS.md"
     with durable_file(page, "w") as file:
         file.write(text)
-    for picture in pictures.glob("other-*.png"):  # of an earlier page, which had more corpora
-        if picture.name not in text:
+    for picture in (*pictures.glob("rq*.png"), *pictures.glob("other-*.png")):
+        if picture.name not in text:  # of an earlier page, which had more questions or corpora
             picture.unlink()
     return page
 
@@ -117,8 +117,8 @@ def _the_corpus(rows: list[Row], runs: list[Run], scale: str) -> str:
 
 In the paper dense networks are wider than their task needs: acoustics set their error rate. A small corpus
 should ask the same of small networks, by the measures below; `{_COMMAND.format("twice_the_width", scale)}`
-trains the widest. Width helps to hear in noise, and to learn speech by heart that is heard often: hence speech
-that is heard once, of which a bad line loses a part.{others}
+trains the widest. Noise leaves width much to gain, a bad line that loses a part of the speech leaves it less: what
+is lost no model hears.{others}
 
 {in_the_papers_regime(rows, runs)}
 """
@@ -171,10 +171,11 @@ def _how_sparse(rows: list[Row], scale: str, pictures: Path) -> str:
         for row in pruned
         if row.block == "4x4" and row.target in (0.8, 0.9)
     ]
+    against = f" Against it: {'; '.join(lines)}." if lines else ""
     _picture(reference, sparsity_panel, pictures / "rq1.png")
     return f"""## RQ1: how sparse, at what loss?
 
-The dense {dense.model} reaches {rate(dense)}. Against it: {"; ".join(lines)}.
+The dense {dense.model} reaches {rate(dense)}.{against}
 `{_COMMAND.format("rq1_rq3_algorithms", scale)}`
 
 CER in percent, {_seeds(pruned)}:

@@ -22,7 +22,12 @@ def in_the_papers_regime(rows: list[Row], runs: list[Run]) -> str:
         runs: of which they are made.
     """
     dense = [row for row in rows if row.sparsifier == "none"]
-    changes = {row.model: change for row in dense if (change := _late_change(row, runs)) is not None}
+    named = by_name(runs)
+    changes = {
+        row.model: change
+        for row in dense
+        if (change := _late_change([named[name] for name in row.names])) is not None
+    }
     cells = [cell for cell in REFERENCE if any(row.cell == cell for row in dense)]
     answers = [_answers([row for row in dense if row.cell == cell], changes) for cell in cells]
     asked = (
@@ -64,12 +69,11 @@ def _answer(holds: bool, measured: str) -> str:
     return f"{'yes' if holds else 'no'}: {measured}"
 
 
-def _late_change(row: Row, runs: list[Run]) -> float | None:
+def _late_change(seeds: list[Run]) -> float | None:
     """Relative change of the dev CER over the last fifth of a training, the mean of the seeds; None without curves."""
-    named = by_name(runs)
     changes = []
-    for name in row.names:
-        steps, rates = read_curves(named[name]).get("val/cer", ([], []))
+    for run in seeds:
+        steps, rates = read_curves(run).get("val/cer", ([], []))
         earlier = [rate for step, rate in zip(steps, rates, strict=True) if step <= 0.8 * steps[-1]]
         if earlier:
             changes.append(rates[-1] / earlier[-1] - 1)
