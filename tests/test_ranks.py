@@ -96,6 +96,7 @@ PRUNED = [
     "sparsifier=bp",
     "target_sparsity=0.5",
     "schedule.freq=2",
+    "schedule.end_frac=0.8",
     "trainer.log_every=1",
     "optimizer.lr=5e-4",
 ]

@@ -117,7 +117,8 @@ def command(tones: dict[str, Path], tmp_path: Path, *more: str) -> list[str]:
 @pytest.mark.slow
 def test_a_sweep_through_submitit_with_two_processes_a_point(tones, tmp_path):
     # q of the pruned point is that of the dense one, which so has ended before.
-    sweep = command(tones, tmp_path, "sparsifier=none,bp", "trainer.devices=2", "trainer.max_epochs=4")
+    schedule = ["trainer.max_epochs=4", "schedule.freq=2", "schedule.end_frac=0.8"]
+    sweep = command(tones, tmp_path, "sparsifier=none,bp", "trainer.devices=2", *schedule)
     done = subprocess.run(sweep, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("*/result.json")]
