@@ -18,29 +18,38 @@ def rates(made: dict, steps: int) -> list[float]:
     return used
 
 
-def adamw_rates(steps: int, warmup: float, power: float) -> list[float]:
-    made = adamw(
-        [Parameter(torch.zeros(2, 2))], steps, 1, lr=0.1, weight_decay=0.0, warmup=warmup, power=power
-    )
-    return rates(made, steps)
+def adamw_rates(steps: int, warmup: float, decay: float) -> list[float]:
+    weight = Parameter(torch.zeros(2, 2))
+    shape = {"warmup": warmup, "decay": decay, "end_factor": 0.01}
+    return rates(adamw([weight], steps, 1, lr=0.1, weight_decay=0.0, **shape), steps)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
-def test_adamw_rises_and_falls_in_a_training_of_any_length(warmup, power):
+@pytest.mark.parametrize("decay", [0.1, 0.85, 1.0])
+def test_adamw_rises_and_falls_in_a_training_of_any_length(warmup, decay):
     for steps in range(1, 40):
-        used = adamw_rates(steps, warmup, power)
+        used = adamw_rates(steps, warmup, decay)
         top = used.index(max(used))
         assert used == [*sorted(used[:top]), *sorted(used[top:], reverse=True)]
-        assert min(used) > 0
+        assert min(used) >= 0.1 * 0.01 * 0.999
         assert max(used) <= 0.1
 
 
-def test_adamw_falls_with_the_power_of_what_is_left():
-    used = adamw_rates(100, warmup=0.2, power=2.0)
+def test_adamw_falls_along_half_a_cosine_and_stays_low():
+    used = adamw_rates(100, warmup=0.2, decay=0.75)
     assert used.index(max(used)) == 20
-    assert used[20:] == pytest.approx([0.1 * ((100 - step) / 80) ** 2 for step in range(20, 100)])
     assert used[:20] == pytest.approx([0.1 * (step + 1) / 21 for step in range(20)])
+    assert used[50] == pytest.approx(0.1 * (1 + 0.01) / 2)
+    assert used[80:] == pytest.approx([0.001] * 20)
+
+
+@pytest.mark.parametrize("decayed", [True, False])
+def test_adamw_decays_matrices_alone(decayed):
+    parameter = Parameter(torch.ones(2, 2) if decayed else torch.ones(2))
+    parameter.grad = torch.zeros_like(parameter)
+    shape = {"warmup": 0.0, "decay": 1.0, "end_factor": 0.01}
+    adamw([parameter], 10, 1, lr=0.1, weight_decay=0.5, **shape)["optimizer"].step()
+    assert parameter.detach().unique().tolist() == pytest.approx([0.95 if decayed else 1.0])
 
 
 def test_nesterov_divides_the_rate_after_every_epoch():

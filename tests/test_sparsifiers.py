@@ -45,6 +45,7 @@ def pruning(**changes) -> BlockPruning:
         "size_exponent": None,
         "skip_zeros": None,
         "max_sparsity": 0.99,
+        "rate_exponent": 0.0,
     }
     context = Context(PATTERNS, changes.pop("find_dense", lambda q: None))
     return BlockPruning(context, **{**given, "schedule": SCHEDULE} | changes)

@@ -1,5 +1,6 @@
 """Optimizers with their learning-rate schedules, in the form Lightning takes them."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ def nesterov_sgd(
         momentum: share of the velocity kept per step.
         anneal: divisor of the learning rate per epoch.
     """
-    optimizer = SGD(parameters, lr=lr, momentum=momentum, nesterov=True)
+    optimizer = SGD(_group_each(parameters), lr=lr, momentum=momentum, nesterov=True)
     schedule = LambdaLR(optimizer, lambda step: anneal ** -(step // steps_per_epoch))
     return _per_step(optimizer, schedule)
 
@@ -43,12 +44,13 @@ def adamw(
     lr: PositiveFloat,
     weight_decay: NonNegativeFloat,
     warmup: Annotated[float, Field(ge=0, lt=1)],
-    power: PositiveFloat,
+    decay: Annotated[float, Field(gt=0, le=1)],
+    end_factor: Annotated[float, Field(gt=0, le=1)],
 ) -> dict[str, Any]:
-    """AdamW whose rate rises in proportion to the steps, then falls as a power of the share that is left.
+    """AdamW whose rate rises in proportion to the steps, falls along half a cosine and stays low.
 
-    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; the fall as in Liu et al.,
-    "ParseNet", 2015.
+    Sources: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; the fall is that of their
+    "SGDR", 2017, equation 5, without restarts.
 
     Args:
         parameters: what to train.
@@ -57,21 +59,27 @@ def adamw(
         lr: highest learning rate.
         weight_decay: decay of matrices and kernels; biases and batch norm are left alone.
         warmup: share of the steps in which the rate rises.
-        power: of the fall; with more of it the rate is low for longer.
+        decay: share of the other steps in which the rate falls.
+        end_factor: what it falls to, as a share of the highest.
     """
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = _group_each(parameters)
+    for group in groups:
+        group["weight_decay"] = weight_decay if group["params"][0].ndim > 1 else 0.0
     optimizer = AdamW(groups, lr=lr)
     rise = warmup * total_steps
+    fall = decay * (total_steps - rise)
 
     def share_of_lr(step: int) -> float:
-        left = max(0.0, total_steps - step) / (total_steps - rise)
-        return min((step + 1) / (rise + 1), left**power)
+        progress = min(max(0.0, step - rise) / fall, 1.0)
+        high = (1 + math.cos(math.pi * progress)) / 2
+        return min((step + 1) / (rise + 1), end_factor + (1 - end_factor) * high)
 
     return _per_step(optimizer, LambdaLR(optimizer, share_of_lr))
+
+
+def _group_each(parameters: Iterable[Parameter]) -> list[dict[str, Any]]:
+    """A group for every parameter, so that a sparsifier may give a pruned matrix a rate of its own."""
+    return [{"params": [parameter]} for parameter in sorted(parameters, key=lambda p: p.ndim <= 1)]
 
 
 def _per_step(optimizer: Any, schedule: Any) -> dict[str, Any]:

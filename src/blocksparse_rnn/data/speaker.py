@@ -10,6 +10,7 @@ import json
 import math
 import random
 import statistics
+import string
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -48,6 +49,7 @@ class Recipe:
     held_out: float | None = None
     lost: float | None = None
     gap_seconds: tuple[float, ...] | None = None
+    typos: float | None = None
 
     @property
     def name(self) -> str:
@@ -141,6 +143,15 @@ class Speaker:
             speech_S = with_gaps(speech_S, self.recipe.lost, self.recipe.gap_seconds or _USUAL_GAP, rng)
         wave_S = recorded(speech_S, snr_db, rng)
         return Spoken(text, len(wave_S), _flac(wave_S))
+
+
+def mistyped(text: str, share: float, rng: random.Random) -> str:
+    """A text in which each letter is, with a probability of `share`, another one; words stay as long."""
+    letters = string.ascii_lowercase
+    return "".join(
+        rng.choice(letters.replace(letter, "")) if letter in letters and rng.random() < share else letter
+        for letter in text
+    )
 
 
 def with_gaps(

@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import os
+import random
 import shutil
 import zlib
 from collections.abc import Generator, Iterator
@@ -29,6 +30,7 @@ from blocksparse_rnn.data.speaker import (
     Recipe,
     Spoken,
     draw_sentence,
+    mistyped,
     rng_of,
     split_variants,
     unseen_trigrams,
@@ -43,6 +45,7 @@ _MAX_HOURS = 1000
 _LEAST_UNSEEN = 0.2
 _SECONDS_PER_SENTENCE = 3.9  # on average
 _MAX_LOST = 0.5  # of which an utterance may still be understood
+_MAX_TYPOS = 0.5  # with which words may still be told apart
 _MIN_VOICES = 6  # a woman and a man for each split
 
 
@@ -65,6 +68,7 @@ class SynthSpeech:
         held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
         lost: share of the speech that is lost; None is nothing.
         gap_seconds: shortest and longest time that is lost in a row; None is 0.1 to 0.4.
+        typos: share of the transcripts' letters that are wrong, in every split; None is nothing.
 
     Raises:
         UserError: a value is out of its range.
@@ -87,6 +91,7 @@ class SynthSpeech:
         held_out: float | None = None,
         lost: float | None = None,
         gap_seconds: list[float] | None = None,
+        typos: float | None = None,
     ) -> None:
         self.recipe = Recipe(
             hours=float(hours),
@@ -101,6 +106,7 @@ class SynthSpeech:
             lost=None if lost is None else float(lost),
             # Where nothing is lost the name of the corpus has no gaps in it.
             gap_seconds=None if lost is None or gap_seconds is None else tuple(map(float, gap_seconds)),
+            typos=None if typos is None else float(typos),
         )
         problems = [*_problems(self.recipe)]
         if workers is not None and workers < 1:
@@ -173,12 +179,19 @@ class SynthSpeech:
                 text, length, flac = next(spoken)
                 path = audio / f"{len(texts):06d}.flac"
                 path.write_bytes(flac)
-                utterance = Utterance(path, length / SAMPLE_RATE, text)
+                utterance = Utterance(path, length / SAMPLE_RATE, self._written(text, split, len(texts)))
                 manifest.write(manifest_line(utterance, folder, size=len(flac), crc32=zlib.crc32(flac)))
                 texts.append(text)
                 samples += length
                 bar.update(length / SAMPLE_RATE / 3600)
         return texts
+
+    def _written(self, said: str, split: str, index: int) -> str:
+        """The transcript of what was said."""
+        if self.recipe.typos is None:
+            return said
+        # With random numbers of their own, so that the speech is that of a corpus without.
+        return mistyped(said, self.recipe.typos, random.Random(f"{self.recipe.seed}/{split}/{index}/typos"))
 
     def _describe(self, folder: Path, texts: dict[str, list[str]]) -> None:
         manifests = {f"{split}.jsonl": (folder / f"{split}.jsonl").read_bytes() for split in SPLITS}
@@ -224,6 +237,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"data.lost={recipe.lost:g}: must be above 0 and at most {_MAX_LOST:g}, or null for none"
     if recipe.gap_seconds is not None:
         yield from _range_problems("gap_seconds", recipe.gap_seconds, 0.05, 10)
+    if recipe.typos is not None and not 0 < recipe.typos <= _MAX_TYPOS:
+        yield f"data.typos={recipe.typos:g}: must be above 0 and at most {_MAX_TYPOS:g}, or null for none"
     if recipe.seed < 0:
         yield f"data.seed={recipe.seed}: must not be negative"
 

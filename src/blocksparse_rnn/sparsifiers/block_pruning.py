@@ -45,6 +45,10 @@ class BlockPruning(Sparsifier):
             2, 2.83 and 4 (notebooks/block_pruning.ipynb).
         skip_zeros: whether training skips the zero blocks once pruning has ended.
         max_sparsity: no matrix loses more than this share of its blocks.
+        rate_exponent: what is left of a matrix learns at the learning rate over its density to this power. Fewer
+            weights must change by more to change a layer's output as much: with Adam's steps, whose size is the
+            rate alone, the power for an output that learns alike is 1 (Dey, Bergsma, Hestness, "Sparse maximal
+            update parameterization", 2024, for networks sparse from their start). 0 leaves the rate as it is.
         schedule: when the threshold rises.
 
     Raises:
@@ -61,6 +65,7 @@ class BlockPruning(Sparsifier):
         size_exponent: float | None,
         skip_zeros: bool | None,
         max_sparsity: float,
+        rate_exponent: float,
         schedule: PaperSchedule | CubicSchedule,
     ) -> None:
         super().__init__(context, block, max_sparsity)
@@ -69,6 +74,8 @@ class BlockPruning(Sparsifier):
                 f"target_sparsity={target_sparsity}: must be above 0 and at most max_sparsity={max_sparsity}, "
                 "or null to prune by q"
             )
+        if not 0 <= rate_exponent <= 1:
+            raise UserError(f"sparsifier.block_pruning.rate_exponent={rate_exponent}: must be from 0 to 1")
         if target_sparsity is None and isinstance(schedule, CubicSchedule):
             raise UserError("schedule=cubic: needs a target_sparsity, such as 0.9; or take schedule=paper")
         self.target_sparsity = target_sparsity
@@ -77,6 +84,7 @@ class BlockPruning(Sparsifier):
         elements = self.block[0] * self.block[1]
         self.q_block = self.block if size_exponent is None else (1, 1)
         self.size_factor: float = 1.0 if size_exponent is None else elements**size_exponent
+        self.rate_exponent = rate_exponent
         self.schedule = schedule
         self.masks: dict[str, Tensor] = {}
         """Name -> (R, C), True where a block is kept."""
@@ -87,6 +95,7 @@ class BlockPruning(Sparsifier):
         self.steps: Steps | None = None
         self.last_update = 0
         self._weight_masks: list[Tensor] = []
+        self._rate_factors: dict[Tensor, float] = {}
         self._restored: dict[str, Any] | None = None
         self._outcome = "nothing pruned: the training did not start"
 
@@ -151,6 +160,14 @@ class BlockPruning(Sparsifier):
         if self._weight_masks:
             gradients = [m.weight.grad for m in self.matrices(recogniser.model)]
             torch._foreach_mul_(gradients, self._weight_masks)  # type: ignore[arg-type]
+            self._raise_rates(trainer)
+
+    def _raise_rates(self, trainer: pl.Trainer) -> None:
+        """Of the coming step alone: after it the schedule sets every rate anew."""
+        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                [parameter] = group["params"]
+                group["lr"] = rate * self._rate_factors.get(parameter, 1.0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
         itr = trainer.global_step
@@ -221,6 +238,7 @@ class BlockPruning(Sparsifier):
             return  # nothing is pruned yet, and no step need look
         self._weight_masks = [expand(self.masks[m.name], self.block).to(m.weight.dtype) for m in matrices]
         for m, mask_OI in zip(matrices, self._weight_masks, strict=True):
+            self._rate_factors[m.weight] = float(mask_OI.mean()) ** -self.rate_exponent
             m.weight.mul_(mask_OI)
             for optimizer in optimizers:
                 for state in optimizer.state.get(m.weight, {}).values():
