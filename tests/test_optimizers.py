@@ -48,7 +48,8 @@ def test_adamw_decays_matrices_alone(decayed):
     parameter = Parameter(torch.ones(2, 2) if decayed else torch.ones(2))
     parameter.grad = torch.zeros_like(parameter)
     shape = {"warmup": 0.0, "decay": 1.0, "end_factor": 0.01}
-    adamw([parameter], 10, 1, lr=0.1, weight_decay=0.5, **shape)["optimizer"].step()
+    made = adamw([parameter], 10, 1, lr=0.1, weight_decay=0.5, **shape)
+    made["optimizer"].step()
     assert parameter.detach().unique().tolist() == pytest.approx([0.95 if decayed else 1.0])
 
 

@@ -589,9 +589,35 @@ def test_another_corpus_is_held_against_the_paper_where_the_rows_are_there(tmp_p
     assert "RNN Dense 704" not in section  # nothing stands for it
 
 
+def test_recognisers_tested_by_other_transcripts_stand_beside_what_they_were_trained_by(tmp_path):
+    wrong = {"hours": 1.5, "vocabulary": 300, "snr_db": [30.0, 40.0], "seed": 0, "typos": 0.1}
+    right = wrong | {"typos": None}
+    for width, trained, again in ((440, 0.10, 0.02), (176, 0.12, 0.03)):
+        run = write_run(tmp_path / "runs", trained, width=width, data=wrong)
+        write_run(
+            tmp_path / "runs", again, width=width, hours=2.0, data=right, weights=str(run)
+        )  # another name
+    # Another decoder on the same speech is no other corpus.
+    write_run(tmp_path / "runs", 0.09, hours=3.0, data=wrong, weights=str(run), decoder={"beam": 8})
+    folders = [tmp_path / "runs"]
+    page = write_answers(read_runs(folders)[0], folders, tmp_path / "docs").read_text()
+    assert "10 % of the transcripts' letters wrong" in page
+    [section] = page.split("## Tested again")[1:]
+    assert "with no more training, on mini scale, 1.5 h of synthetic speech, 300 words" in " ".join(
+        section.split()
+    )
+    lines = [re.sub(" *[|] *", "|", line) for line in section.splitlines()]
+    assert "|rnn 440|dense|0.0|10.00|2.00|0.0|" in lines
+    assert "|rnn 176|dense|0.0|12.00|3.00|-50.0|" in lines
+    assert sum(line.startswith("|rnn") for line in lines) == 2
+
+
 @pytest.mark.parametrize(
     ("folders", "docs"),
-    [(["results/mini", "results/demo"], Path("docs")), (["results/noise"], Path("docs/noise"))],
+    [
+        (["results/mini", "results/short_gaps", "results/demo"], Path("docs")),
+        (["results/noise"], Path("docs/noise")),
+    ],
 )
 def test_the_committed_pages_are_what_the_committed_results_say(folders, docs, tmp_path, monkeypatch):
     monkeypatch.chdir(CONF.parent)

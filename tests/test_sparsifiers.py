@@ -296,7 +296,12 @@ def test_the_proximal_step_soft_thresholds_blocks_exactly():
 
 
 @pytest.mark.parametrize(
-    "options", [["optimizer=adamw"], ["optimizer=nesterov"], ["optimizer=adamw", "trainer.max_steps=18"]]
+    "options",
+    [
+        ["optimizer=adamw", "optimizer.decay=1", "optimizer.end_factor=1e-6"],
+        ["optimizer=nesterov"],
+        ["optimizer=adamw", "trainer.max_steps=18"],
+    ],
 )
 def test_what_was_zero_in_the_last_epoch_is_zero_in_the_end(tone_settings, monkeypatch, options):
     zeros = []  # after each step
@@ -318,7 +323,7 @@ def test_what_was_zero_in_the_last_epoch_is_zero_in_the_end(tone_settings, monke
     last_epoch = zeros[15:]  # of 5 steps each
     assert torch.equal(~torch.cat(left), torch.stack(last_epoch).any(dim=0))
     assert 0.1 < torch.cat(left).float().mean() < 0.99
-    if options == ["optimizer=adamw"]:  # its rate falls to nothing
+    if "optimizer.end_factor=1e-6" in options:  # the rate falls to nothing
         assert zeros[-1].sum() < (~torch.cat(left)).sum()
 
 
@@ -384,6 +389,33 @@ def test_a_run_tells_what_its_weights_hold(tone_settings, sparsifier):
     assert (run.path / "masks.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.5])
+def test_what_pruning_leaves_learns_at_the_rate_over_its_density(tone_settings, monkeypatch, exponent):
+    used = []  # in each step: the rate and the density of every parameter
+    step = torch.optim.AdamW.step
+
+    def note(self, closure):
+        loss = step(self, closure)
+        shares = [(g["lr"], float((g["params"][0] != 0).float().mean())) for g in self.param_groups]
+        used.append(dict(zip(names, shares, strict=True)))
+        return loss
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", note)
+    given = tone_settings("sparsifier=bp", *SPARSE, f"sparsifier.block_pruning.rate_exponent={exponent}")
+    parameters = dict(training.build_recogniser(given).model.named_parameters())
+    names = sorted(
+        parameters, key=lambda name: parameters[name].ndim <= 1
+    )  # the order of the optimizer's groups
+    training.train(given)
+    pruned = [m.name for m in pruning().matrices(training.build_recogniser(given).model)]
+    assert len(used) == 30
+    for shares in used:
+        scheduled, _ = shares[names[-1]]  # of a bias
+        for name, (rate, density) in shares.items():
+            assert rate == pytest.approx(scheduled * (density**-exponent if name in pruned else 1), rel=1e-5)
+    assert used[-1][pruned[0]][1] < 0.6
+
+
 @pytest.mark.parametrize(
     "choice", ["sparsifier=bp", "sparsifier=gl", "sparsifier=glp", "target_sparsity=null"]
 )
@@ -432,13 +464,14 @@ def test_patterns_that_name_no_matrix_are_refused(tone_settings):
 def test_a_schedule_longer_than_the_run_prunes_nothing_and_says_so(tone_settings, capsys):
     given = tone_settings("sparsifier=bp", "target_sparsity=0.5", "trainer.max_steps=2")
     result = training.train(given)
-    assert result["pruning"].startswith("nothing pruned: schedule with start_epoch=1")
+    assert result["pruning"].startswith("nothing pruned: schedule with start_epoch=0.5")
     assert result["sparsity/prunable"] == 0
     assert "warning: nothing pruned" in capsys.readouterr().err
 
 
 def test_q_comes_from_the_dense_run_where_there_is_one(tone_settings):
-    sparse = ["sparsifier=bp", "schedule.freq=1", "trainer.max_epochs=4"]
+    sparse = ["sparsifier=bp", "schedule.start_epoch=1", "schedule.end_frac=0.4", "schedule.freq=1"]
+    sparse += ["trainer.max_epochs=4"]
     alone = training.train(tone_settings(*sparse))
     assert alone["q_source"] == "own weights at step 5"
     dense = tone_settings("trainer.max_epochs=2")

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -118,6 +119,24 @@ class TestCorpus:
         assert replace(RECIPE, lost=0.5).name != RECIPE.name
         gaps = replace(RECIPE, lost=0.5, gap_seconds=(1.0, 2.0))
         assert gaps.name != replace(RECIPE, lost=0.5).name
+        assert replace(RECIPE, typos=0.1).name != RECIPE.name
+
+    def test_typos_change_what_is_written_and_not_what_is_said(self, built, tmp_path):
+        mistyped = corpus(tmp_path, typos=0.3)
+        whole, wrong = built.prepare(), mistyped.prepare()
+        for split, utterances in whole.items():
+            assert [u.audio.read_bytes() for u in utterances] == [u.audio.read_bytes() for u in wrong[split]]
+            letters = [
+                (right, written)
+                for said, other in zip(utterances, wrong[split], strict=True)
+                for right, written in zip(said.text, other.text, strict=True)
+            ]
+            assert all(right == written for right, written in letters if not right.isalpha())
+            differ = [right != written for right, written in letters if right.isalpha()]
+            deviation = (0.3 * 0.7 / len(differ)) ** 0.5
+            assert statistics.mean(differ) == pytest.approx(0.3, abs=4 * deviation)
+        about = [json.loads((made.folder / "corpus.json").read_text()) for made in (built, mistyped)]
+        assert about[0]["unseen_test_trigrams"] == about[1]["unseen_test_trigrams"]
 
     def test_no_sentence_is_in_two_splits(self, built):
         texts = {split: {u.text for u in utterances} for split, utterances in built.prepare().items()}
@@ -414,6 +433,7 @@ class TestSettings:
             ({"held_out": 0}, r"data.held_out=0: must be above 0 and at most 1, or null"),
             ({"lost": 0}, r"data.lost=0: must be above 0 and at most 0.5, or null"),
             ({"lost": 0.6}, r"data.lost=0.6: must be above 0"),
+            ({"typos": 0.6}, r"data.typos=0.6: must be above 0 and at most 0.5, or null"),
             ({"lost": 0.2, "gap_seconds": [0.4, 0.1]}, r"data.gap_seconds=\[0.4, 0.1\]: the first must not"),
             (
                 {"lost": 0.2, "gap_seconds": [0.0, 0.1]},

@@ -19,7 +19,7 @@ from blocksparse_rnn.report.hours import hours_table, rows_by_hours
 from blocksparse_rnn.report.paper import PAPER, match, paper_table
 from blocksparse_rnn.report.plot import block_panel, nonzero_panel, panels, save, sparsity_panel
 from blocksparse_rnn.report.regime import in_the_papers_regime
-from blocksparse_rnn.report.results import REFERENCE, Row, Run, rows_of
+from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name, rows_of
 from blocksparse_rnn.report.shipped import shipped_by_block
 from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
 
@@ -49,7 +49,8 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         UserError: no run is a row of the paper's table, two have the same name, no permission, no space.
     """
     named = " ".join(map(str, folders))
-    trained = [row for row in rows_of(runs) if not row.retested]
+    rows = rows_of(runs)
+    trained = [row for row in rows if not row.retested]
     groups = [list(rows) for _, rows in groupby(trained, key=lambda row: row.group)]
     main = max(groups, key=lambda rows: sum(match(paper, rows) is not None for paper in PAPER), default=[])
     if not any(match(paper, main) for paper in PAPER):
@@ -68,6 +69,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         _algorithms(main),
         _width(main, scale, pictures),
         _hours(by_hours, runs),
+        _tested_again([row for row in rows if row.retested], main, runs),
         *(_elsewhere(rows, runs, i, pictures) for i, rows in enumerate(others)),
     ]
     text = "\n".join(section for section in sections if section)
@@ -103,9 +105,10 @@ def _of_another_recipe(runs: list[Run]) -> str:
 
 def _recipe(scale: dict[str, Any], run: Run) -> dict[str, Any]:
     """What a run takes from its scale and does not name: a lasso alone names its strength, as all name their width."""
-    unused = {"row_width", "lambda_gl", "lambda_gl_path"} | (
-        {"lambda_glp"} if run.sparsifier != "glp" else set()
-    )
+    unused = {"row_width", "lambda_gl", "lambda_gl_path"}
+    unused |= {"lambda_glp"} if run.sparsifier != "glp" else set()
+    if run.schedule is None:  # it prunes no blocks
+        unused |= {"start_epoch", "ramp_frac", "end_frac", "freq", "rate_exponent"}
     return {key: value for key, value in scale.items() if key not in unused}
 
 
@@ -117,8 +120,8 @@ def _the_corpus(rows: list[Row], runs: list[Run], scale: str) -> str:
 
 In the paper dense networks are wider than their task needs: acoustics set their error rate. A small corpus
 should ask the same of small networks, by the measures below; `{_COMMAND.format("twice_the_width", scale)}`
-trains the widest. Noise leaves width much to gain, a bad line that loses a part of the speech leaves it less: what
-is lost no model hears.{others}
+trains the widest. Noise leaves width much to gain, a bad line that loses a part of the speech leaves it less, and
+wrong letters in the transcripts leave it nothing: no model hears what was not said.{others}
 
 {in_the_papers_regime(rows, runs)}
 """
@@ -332,6 +335,34 @@ often. Of the dense model's rate it costs from {percent(_worse(least))} % to {pe
 
 {hours_table(rows, runs)}
 """
+
+
+def _tested_again(rows: list[Row], main: list[Row], runs: list[Run]) -> str:
+    """Recognisers of the table's corpus on other speech than they learnt, or on other transcripts of it."""
+    named = by_name(runs)
+    trained = {name for row in main for name in row.names}
+    sources = {row.names[0]: Path(named[row.names[0]].settings["weights"]).name for row in rows}
+    elsewhere = [row for row in rows if sources[row.names[0]] in trained and row.group != main[0].group]
+    headings = ("model", "sparsifier", "of prunable %", "CER %", "tested again: CER %", "PERF %")
+    sections = []
+    for group, again in groupby(elsewhere, key=lambda row: row.group):
+        lines = [
+            (
+                *(row.model, row.algorithm, percent(row.prunable_sparsity)),
+                *(percent(named[sources[row.names[0]]].result["cer"], 2), rate(row), percent(row.perf)),
+            )
+            for row in again
+        ]
+        sections.append(
+            f"""## Tested again
+
+The same recognisers, with no more training, on {group}; each by `weights=RUN`, the settings of its run and those of
+this corpus.
+
+{Table("", headings, lines, words=2).render("github")}
+"""
+        )
+    return "\n".join(sections)
 
 
 def _worse(row: Row) -> float:

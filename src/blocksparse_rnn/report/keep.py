@@ -23,7 +23,7 @@ def keep_runs(runs: list[Run], folder: Path) -> int:
         for source in (run.path / name for name in _FILES):
             if source.exists() and source.resolve() != (target / source.name).resolve():
                 content = source.read_bytes()
-                if source.name == "config.yaml":
+                if source.name in ("config.yaml", "result.json"):
                     content = _without_paths(content.decode(), run).encode()
                 with durable_file(target / source.name) as copy:
                     copy.write(content)

@@ -91,6 +91,8 @@ class Run:
                 speech += f", {100 * data['lost']:g} % of it lost"
                 if data.get("gap_seconds"):
                     speech += " in gaps of {:g} to {:g} s".format(*data["gap_seconds"])
+            if data.get("typos"):
+                speech += f", {100 * data['typos']:g} % of the transcripts' letters wrong"
             if data.get("held_out"):
                 speech += f", {data['held_out']:g} times as much held out for dev, as much for test"
             if data["seed"]:
