@@ -42,7 +42,9 @@ def random_batch(recogniser: Recogniser) -> Batch:
 
 def measure(model: str, width: int, sparsifier: str, block: str, steps: int) -> dict[str, Any]:
     overrides = [f"model={model}", f"width={width}", f"sparsifier={sparsifier}", f"block={block}"]
-    settings = resolve(compose_settings(["scale=mini", "target_sparsity=0.9", f"schedule.freq={FREQ}", *overrides]))
+    settings = resolve(
+        compose_settings(["scale=mini", "target_sparsity=0.9", f"schedule.freq={FREQ}", *overrides])
+    )
     recogniser = build_recogniser(settings)
     recogniser.log = lambda *_, **__: None  # type: ignore[method-assign]
     assert recogniser.make_optimizer is not None
