@@ -79,7 +79,7 @@ def adamw(
 
 def _group_each(parameters: Iterable[Parameter]) -> list[dict[str, Any]]:
     """A group for every parameter, so that a sparsifier may give a pruned matrix a rate of its own."""
-    return [{"params": [parameter]} for parameter in sorted(parameters, key=lambda p: p.ndim <= 1)]
+    return [{"params": [parameter]} for parameter in parameters]
 
 
 def _per_step(optimizer: Any, schedule: Any) -> dict[str, Any]:

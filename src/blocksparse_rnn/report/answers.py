@@ -49,8 +49,8 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         UserError: no run is a row of the paper's table, two have the same name, no permission, no space.
     """
     named = " ".join(map(str, folders))
-    rows = rows_of(runs)
-    trained = [row for row in rows if not row.retested]
+    all_rows = rows_of(runs)
+    trained = [row for row in all_rows if not row.retested]
     groups = [list(rows) for _, rows in groupby(trained, key=lambda row: row.group)]
     main = max(groups, key=lambda rows: sum(match(paper, rows) is not None for paper in PAPER), default=[])
     if not any(match(paper, main) for paper in PAPER):
@@ -69,7 +69,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         _algorithms(main),
         _width(main, scale, pictures),
         _hours(by_hours, runs),
-        _tested_again([row for row in rows if row.retested], main, runs),
+        _tested_again([row for row in all_rows if row.retested], main, runs),
         *(_elsewhere(rows, runs, i, pictures) for i, rows in enumerate(others)),
     ]
     text = "\n".join(section for section in sections if section)
@@ -121,7 +121,7 @@ def _the_corpus(rows: list[Row], runs: list[Run], scale: str) -> str:
 In the paper dense networks are wider than their task needs: acoustics set their error rate. A small corpus
 should ask the same of small networks, by the measures below; `{_COMMAND.format("twice_the_width", scale)}`
 trains the widest. Noise leaves width much to gain, a bad line that loses a part of the speech leaves it less, and
-wrong letters in the transcripts leave it nothing: no model hears what was not said.{others}
+wrong letters in the transcripts leave it least: nothing in the sound says which they are.{others}
 
 {in_the_papers_regime(rows, runs)}
 """

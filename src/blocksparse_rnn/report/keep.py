@@ -12,7 +12,7 @@ _FOLDERS = ("outputs", "corpora")
 def keep_runs(runs: list[Run], folder: Path) -> int:
     """Copy the runs' files into folders of the same names; returns how many runs there were.
 
-    Settings name the folders of outputs and corpora without the path to them: it is one machine's.
+    Settings and results name the folders of outputs and corpora without the path to them: it is one machine's.
 
     Raises:
         UserError: two runs have the same name, no permission, no space.
