@@ -42,12 +42,12 @@ def pruned_run(folder, *options):
 
 def test_a_pruned_rnn_still_understands_and_ships_as_it_hears(tmp_path):
     run, result = pruned_run(tmp_path, "experiment=almost_clean", "model=rnn", "width=176", "logger=csv")
-    assert result["cer"] <= 0.18
+    assert result["cer"] <= 0.06
     check_shipped(run, tmp_path)
 
 
 def test_a_pruned_gru_ships_as_it_hears(tmp_path):
-    run, _ = pruned_run(tmp_path, "experiment=demo", "model=gru")
+    run, _ = pruned_run(tmp_path, "experiment=demo", "model=gru", "data.held_out=0.5")  # enough to tell formats apart
     check_shipped(run, tmp_path)
 
 
