@@ -47,7 +47,9 @@ def test_a_pruned_rnn_still_understands_and_ships_as_it_hears(tmp_path):
 
 
 def test_a_pruned_gru_ships_as_it_hears(tmp_path):
-    run, _ = pruned_run(tmp_path, "experiment=demo", "model=gru", "data.held_out=0.5")  # enough to tell formats apart
+    run, _ = pruned_run(
+        tmp_path, "experiment=demo", "model=gru", "data.held_out=0.5"
+    )  # enough to tell formats apart
     check_shipped(run, tmp_path)
 
 
