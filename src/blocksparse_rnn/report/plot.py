@@ -57,7 +57,6 @@ def panels(rows: list[Row], panel: Callable[[Axes, list[Row]], None]) -> Figure:
     for axes, (group, of_group) in zip(_axes(figure, len(groups)), groups, strict=True):
         panel(axes, of_group)
         axes.set_ylabel("test CER, %")
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.set_title(textwrap.fill(group, 90), fontsize=9)
     return figure
