@@ -116,5 +116,6 @@ def load_audio(
 
 def _resample_whole(wave_S: Tensor, samples: int) -> Tensor:
     """The waveform in another number of samples, by one Fourier transform over all of it."""
-    spectrum_F = torch.fft.rfft(wave_S)[: samples // 2 + 1]
-    return torch.fft.irfft(spectrum_F, samples) * (samples / len(wave_S))
+    # In float64: of lengths with a large prime factor float32 loses 1e-5, on some processors.
+    spectrum_F = torch.fft.rfft(wave_S.double())[: samples // 2 + 1]
+    return (torch.fft.irfft(spectrum_F, samples) * (samples / len(wave_S))).to(wave_S.dtype)
