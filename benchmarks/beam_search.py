@@ -24,8 +24,9 @@ from blocksparse_rnn.config import build
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.decode import GreedyDecoder
 from blocksparse_rnn.metrics import ErrorCounts
+from blocksparse_rnn.provenance import cpu_name
 from blocksparse_rnn.runs import RunFolder
-from blocksparse_rnn.training import build_recogniser, cpu_name
+from blocksparse_rnn.training import build_recogniser
 
 DISCOUNT = 0.5
 

@@ -25,8 +25,9 @@ from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.shards import Shards, write_shards
+from blocksparse_rnn.provenance import cpu_name
 from blocksparse_rnn.text import Alphabet
-from blocksparse_rnn.training import build_recogniser, cpu_name
+from blocksparse_rnn.training import build_recogniser
 
 HOP = 0.01  # seconds
 GPU_FLOPS = 989e12  # dense bf16 of an H100 SXM, as its data sheet says

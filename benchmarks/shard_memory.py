@@ -23,8 +23,8 @@ from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Manifests, Utterance, manifest_line, total_hours
 from blocksparse_rnn.data.shards import Shards, write_shards
+from blocksparse_rnn.provenance import cpu_name
 from blocksparse_rnn.text import Alphabet
-from blocksparse_rnn.training import cpu_name
 
 TIMES = (1, 4, 16)
 WINDOW = 4

@@ -27,8 +27,9 @@ from blocksparse_rnn.command_line import compose_settings
 from blocksparse_rnn.config import resolve
 from blocksparse_rnn.counts import prunable_matrices
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer
+from blocksparse_rnn.provenance import cpu_name
 from blocksparse_rnn.skip_zeros import skip_nothing, skip_zeros
-from blocksparse_rnn.training import build_recogniser, cpu_name
+from blocksparse_rnn.training import build_recogniser
 
 WIDTHS = {"layer": (440, 640, 880, 1280, 1760), "step": (440, 880, 1760)}
 FRAMES = 100  # of a layer's sequences: 4 seconds at a time stride of 4

@@ -32,8 +32,8 @@ from conftest import write_tones
 from blocksparse_rnn import cli
 from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.command_line import CONF
+from blocksparse_rnn.provenance import cpu_name
 from blocksparse_rnn.runs import RunFolder
-from blocksparse_rnn.training import cpu_name
 
 TRAIN = str(CONF.parent / "src" / "train.py")
 CLOCK = ("wall_seconds", "cpu_seconds", "saving_seconds", "audio_hours_per_second", "resumed", "finished")

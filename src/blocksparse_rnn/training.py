@@ -6,21 +6,16 @@ settings -> run folder -> corpus -> recogniser -> fit -> test from the best chec
 import functools
 import io
 import logging
-import platform
 import re
-import subprocess
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from omegaconf import OmegaConf
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
@@ -28,23 +23,20 @@ from pytorch_lightning.strategies import DDPStrategy
 from blocksparse_rnn import ranks
 from blocksparse_rnn.checkpoints import DurableCheckpointIO, load_weights, resume_point
 from blocksparse_rnn.config import build, build_sparsifiers
-from blocksparse_rnn.counts import count_parameters, count_zeros
-from blocksparse_rnn.data.augment import Augmenter
-from blocksparse_rnn.data.checks import Reject, split_usable
+from blocksparse_rnn.corpus import load_data
 from blocksparse_rnn.data.datamodule import SpeechData
-from blocksparse_rnn.data.inspection import LONGEST
-from blocksparse_rnn.data.manifest import Utterance, total_hours
+from blocksparse_rnn.data.manifest import total_hours
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.files import CONF
 from blocksparse_rnn.finite import SkipNonFinite
 from blocksparse_rnn.loggers import MetricsCSV, tell_again
+from blocksparse_rnn.outcome import circumstances, pruning, sizes
 from blocksparse_rnn.progress import Progress
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.retest import retest
-from blocksparse_rnn.runs import FollowedRun, RunFolder, identity
+from blocksparse_rnn.runs import FollowedRun, RunFolder
 from blocksparse_rnn.skip_zeros import SkipZeros
 from blocksparse_rnn.sparsifiers.base import Sparsifier
-from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor, median_block_norms
+from blocksparse_rnn.sparsifiers.monitor import SparsityMonitor
 from blocksparse_rnn.stop import Stopped, StopRequests
 from blocksparse_rnn.supervisor import LeaveOnError, run_ranks
 from blocksparse_rnn.text import Alphabet
@@ -197,8 +189,8 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
         "cer": test["test/cer"],
         "wer": test["test/wer"],
         "dev_cer": checkpoints.best_cer,
-        **_sizes(recogniser, settings),
-        **_pruning(recogniser, sparsifiers, settings),
+        **sizes(recogniser.model, settings),
+        **pruning(recogniser.model, sparsifiers, settings),
         "best_step": checkpoints.best_step,
         "steps": trainer.global_step,
         "skipped_steps": _skipped(trainer),
@@ -210,7 +202,7 @@ def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) 
         "saving_seconds": round(checkpoints.saving_seconds, 2),
         "audio_hours_per_second": round(heard / max(checkpoints.seconds, 1e-3), 6),
         "resumed": resume_from is not None,
-        **_circumstances(settings, trainer),
+        **circumstances(settings, trainer),
     }
     for logger in loggers:
         # Of the best checkpoint, for whoever compares runs by their last values.
@@ -316,95 +308,9 @@ def _skipped(trainer: pl.Trainer) -> int:
     return skip.total
 
 
-def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
-    """Usable utterances of all splits; the run's folder gets a list of those that are not.
-
-    Raises:
-        UserError: too many are not.
-    """
-    splits = build(settings["data"]).prepare()
-    rate = recogniser.features.sample_rate
-    normalise = build(settings["text"]) if settings.get("text") else None
-
-    def output_frames(seconds: float) -> int:
-        return recogniser.output_frames(round(seconds * rate))
-
-    usable: dict[str, Sequence[Utterance]] = {}
-    rejected: list[dict[str, Any]] = []
-    for name, utterances in splits.items():
-        usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames, normalise)
-        rejected += [
-            {"split": name, "audio_filepath": str(r.utterance.audio), "reason": r.reason} for r in rejects
-        ]
-        offered = len(usable[name]) + len(rejects)
-        if not offered:
-            raise UserError(f"{name}: {settings['data'].get(name)} has no utterances")
-        if not usable[name] or len(rejects) / offered > settings["max_rejects"]:
-            advice = "" if normalise else _advice(rejects, recogniser.alphabet)
-            raise UserError(
-                f"data: {len(rejects)} of the {offered} utterances of {name} can't be used, more than "
-                f"max_rejects={settings['max_rejects']} allows; the first: {rejects[0].reason}{advice}"
-            )
-    if rejected:
-        run.write_rejects(rejected)
-        print(f"data: {len(rejected)} utterances left out, see {run.path / 'rejects.jsonl'}")
-    return SpeechData(
-        usable,
-        recogniser.alphabet,
-        sample_rate=rate,
-        batch=settings["batch"],
-        epochs_per_pass=settings.get("epochs_per_pass") or 1,
-        seed=settings["seed"],
-        workers=settings["workers"],
-        augment=_make_augmenter(settings, recogniser),
-        report=run.add_reject,
-    )
-
-
-def _make_augmenter(settings: dict[str, Any], recogniser: Recogniser) -> Augmenter | None:
-    nodes = [node for node in (settings.get("augment") or {}).values() if node]
-    if not nodes:
-        return None
-    return Augmenter(
-        [build(node) for node in nodes],
-        seed=settings["seed"],
-        fewest_samples=recogniser.fewest_samples(LONGEST),
-        alphabet=recogniser.alphabet,
-    )
-
-
-def _advice(rejects: list[Reject], alphabet: Alphabet) -> str:
-    """Which settings of texts have the letters that the alphabet lacks, in most of the texts."""
-    unknown = [
-        {letter for letter in alphabet.unknown(reject.utterance.text.lower()) if letter.isalpha()}
-        for reject in rejects
-        if "which the alphabet lacks" in reject.reason
-    ]
-    have: dict[str, int] = {}
-    for path in sorted((CONF / "text").glob("*.yaml")):
-        node = OmegaConf.load(path)
-        if node.text is not None:
-            have[f"text={path.stem}"] = sum(letters <= set(node.alphabet) for letters in unknown)
-    names = [name for name, texts in have.items() if texts and texts == max(have.values())]
-    if not names:
-        return ""
-    return f"; {' or '.join(names)} writes numbers out, makes letters small and drops punctuation"
-
-
 def _measure_features(recogniser: Recogniser, data: SpeechData) -> None:
     if recogniser.features.normalisation == "corpus":
         recogniser.features.fit(data.sample_of_training(STATISTICS_UTTERANCES))
-
-
-def _sizes(recogniser: Recogniser, settings: dict[str, Any]) -> dict[str, Any]:
-    counts = count_parameters(recogniser.model, settings["prunable"])
-    zeros = count_zeros(recogniser.model, settings["prunable"])
-    return {
-        "sparsity/total": zeros.total,
-        "sparsity/prunable": zeros.prunable,
-        "sparsity/matrices": {name: round(share, 6) for name, share in zeros.matrices.items()},
-        "parameters": {"total": counts.total, "prunable": counts.prunable, "nonzero": zeros.nonzero},
-    }
 
 
 def _last_metrics(result: dict[str, Any]) -> dict[str, float]:
@@ -418,60 +324,6 @@ def _monitors(
     if not sparsifiers:
         return []
     return [SparsityMonitor(settings["prunable"], sparsifiers[0].block, run.path / "masks.png")]
-
-
-def _pruning(
-    recogniser: Recogniser, sparsifiers: list[Sparsifier], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """How a model was pruned, besides how far."""
-    about: dict[str, Any] = {
-        "sparsifier": settings["sparsifier"]["name"],
-        "block": settings["block"] if sparsifiers else None,
-    }
-    for sparsifier in sparsifiers:
-        about |= sparsifier.report()
-    if sparsifiers:
-        norms = median_block_norms(recogniser.model, settings["prunable"], sparsifiers[0].block)
-        about["block_norm"] = norms
-    return about
-
-
-def _circumstances(settings: dict[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
-    """What a reader needs to judge or repeat a result."""
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    packages = ("torch", "torchaudio", "pytorch-lightning", "hydra-core")
-    return {
-        "seed": settings["seed"],
-        "identity": identity(settings),
-        "sweep": settings["sweep"],
-        "device": name,
-        "devices": trainer.world_size,
-        "threads": torch.get_num_threads(),
-        "precision": str(trainer.precision),
-        "commit": _git_commit(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def cpu_name() -> str:
-    """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    """Commit of the code, with "+" where files differ from it; None outside of a checkout."""
-    here = Path(__file__).parent
-    try:
-        command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def quieten_lightning() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from blocksparse_rnn.corpus import load_data
 from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.export import load_run
 from blocksparse_rnn.runs import RunFolder, identity, run_name
-from blocksparse_rnn.training import load_data, quieten_lightning
+from blocksparse_rnn.training import quieten_lightning
 
 _RATE_TOLERANCE = 2e-3
 """Error rates may differ by this much on another machine or number of threads, which rounds otherwise."""
