@@ -54,6 +54,23 @@ def _table(group: str, rows: list[Row]) -> Table:
     return Table(group, lines[0], lines[1:], words=3)
 
 
+def brief_table(rows: list[Row]) -> Table:
+    """Rows of one group, for a page: what was chosen, what is left of the weights, error rates."""
+    headings = (
+        *("model", "sparsifier", "block", "of prunable %", "nonzero M"),
+        *("CER %", "vs same width %", "seeds"),
+    )
+    cells = [
+        (
+            *(row.model, row.algorithm, row.block or EMPTY, percent(row.prunable_sparsity)),
+            *(f"{row.nonzero / 1e6:.2f}", rate(row), percent(row.against_dense)),
+            ",".join(map(str, row.seeds)),
+        )
+        for row in rows
+    ]
+    return Table("", headings, cells, words=3)
+
+
 def _with(lines: list[tuple[str, ...]], heading: str, cells: list[str]) -> list[tuple[str, ...]]:
     """Lines, the headings first, with one more column."""
     return [(*line, cell) for line, cell in zip(lines, [heading, *cells], strict=True)]
