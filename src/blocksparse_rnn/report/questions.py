@@ -30,7 +30,7 @@ def how_sparse(rows: list[Row], scale: str, pictures: Path) -> str:
         for row in pruned
         if row.block == "4x4" and row.target in (0.8, 0.9)
     ]
-    against = f" Against it: {'; '.join(lines)}." if lines else ""
+    against = f" Against the dense one of the same seed: {'; '.join(lines)}." if lines else ""
     save(panels(reference, sparsity_panel), pictures / "rq1.png")
     return f"""## RQ1: how sparse, at what loss?
 
