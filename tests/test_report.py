@@ -19,7 +19,7 @@ from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.dashboard import write_dashboard
 from blocksparse_rnn.report.keep import keep_runs
 from blocksparse_rnn.report.paper import PAPER, paper_tables
-from blocksparse_rnn.report.plot import pareto_front
+from blocksparse_rnn.report.plot import of_several_blocks, pareto_front
 from blocksparse_rnn.report.results import read_runs, rows_of
 from blocksparse_rnn.report.table import as_csv, as_latex, as_markdown, as_text, run_tables
 from blocksparse_rnn.report.workspace import build_workspace
@@ -376,6 +376,18 @@ def test_the_page_to_explore_holds_no_numbers_that_json_lacks(tmp_path):
 def test_the_pareto_front_is_what_no_other_beats_in_both():
     points = [(0.8, 0.05), (0.9, 0.06), (0.9, 0.07), (0.85, 0.065), (0.95, 0.10), (0.7, 0.051)]
     assert pareto_front(points) == [(0.8, 0.05), (0.9, 0.06), (0.95, 0.10)]
+
+
+def test_beside_their_blocks_stand_rows_that_differ_in_nothing_else(tmp_path):
+    write_run(tmp_path, 0.05)
+    write_run(tmp_path, 0.06, width=176)
+    for block in (4, "8x2"):
+        write_run(tmp_path, 0.07, sparsifier="bp", block=block)
+    write_run(tmp_path, 0.08, sparsifier="glp", block=4)
+    write_run(tmp_path, 0.09, width=176, sparsifier="bp", block=4)
+    write_run(tmp_path, 0.09, sparsifier="bp", block=16, hours=3)
+    chosen = [(row.model, row.algorithm, row.block) for row in of_several_blocks(rows(tmp_path))]
+    assert chosen == [("rnn 440", "dense", ""), ("rnn 440", "bp", "4x4"), ("rnn 440", "bp", "8x2")]
 
 
 def test_rows_stand_in_order(tmp_path):

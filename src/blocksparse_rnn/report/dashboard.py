@@ -54,7 +54,7 @@ def _entry(run: Run) -> dict[str, Any]:
         "seconds": result.get("wall_seconds"),
         "settings": dict(_flat(run.settings)),
         "matrices": result.get("sparsity/matrices", {}),
-        "curves": _curves(run),
+        "curves": {} if run.retested else _curves(run),
         "masks": _picture(run.path / "masks.png"),
     }
 

@@ -16,6 +16,7 @@ from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.results import Row, Run
 
 _MARKERS = {"none": "D", "bp": "o", "glp": "s", "gl": "^"}
+_TOLD_APART = 10  # runs that a picture names one by one, at most
 
 
 def draw_all(folder: Path, runs: list[Run], rows: list[Row]) -> list[Path]:
@@ -24,11 +25,12 @@ def draw_all(folder: Path, runs: list[Run], rows: list[Row]) -> list[Path]:
     Raises:
         UserError: no permission, no space.
     """
-    pruned = [run for run in runs if run.sparsifier != "none"]
+    pruned = [run for run in runs if run.sparsifier != "none" and not run.retested]
+    by_block = of_several_blocks(rows)
     figures = {
         "cer-sparsity.png": panels(rows, sparsity_panel),
         "cer-nonzero.png": panels(rows, nonzero_panel),
-        "cer-block.png": panels(rows, block_panel) if len({row.block for row in rows}) > 2 else None,
+        "cer-block.png": panels(by_block, block_panel) if by_block else None,
         "schedules.png": schedules(pruned) if pruned else None,
         "layers.png": layers(pruned) if pruned else None,
     }
@@ -104,20 +106,36 @@ def nonzero_panel(axes: Axes, rows: list[Row]) -> None:
     _legend(axes, rows, colours, dense="D", front=False)
 
 
+def of_several_blocks(rows: list[Row]) -> list[Row]:
+    """What differs in nothing but its block from other rows, and the dense models beside it."""
+    blocks: dict[tuple, set[str]] = {}
+    for row in rows:
+        blocks.setdefault((row.group, _series(row)), set()).add(row.block)
+    several = [row for row in rows if len(blocks[row.group, _series(row)]) > 1]
+    models = {(row.group, row.model) for row in several}
+    return [
+        row
+        for row in rows
+        if row in several or (row.sparsifier == "none" and (row.group, row.model) in models)
+    ]
+
+
 def block_panel(axes: Axes, rows: list[Row]) -> None:
-    """CER against block size, a line for each model, algorithm and sparsity."""
+    """CER against block size: a colour for each model and sparsity, a line for each algorithm."""
     blocks = sorted({row.block for row in rows if row.block}, key=_area)
-    colours = _colours(rows)
+    told = dict.fromkeys((row.model, _series(row)[2]) for row in sorted(rows, key=_series))
+    colours = {key: f"C{i % 10}" for i, key in enumerate(told)}
     styles = {"paper": "-", "cubic": ":", None: "-."}
     series = sorted((row for row in rows if row.block), key=_series)
     for key, members in groupby(series, key=_series):
         line = sorted(members, key=lambda row: _area(row.block))
+        colour = colours[line[0].model, key[2]]
         axes.plot(
             [blocks.index(row.block) for row in line],
             [100 * row.cer for row in line],
-            color=colours[line[0].model],
+            color=colour,
             marker=_MARKERS[line[0].sparsifier],
-            mfc=_face(line[0], colours[line[0].model]),
+            mfc=_face(line[0], colour),
             linestyle=styles[line[0].schedule],
             label=f"{key[0]} {key[1]} {key[2]:.0f} %",
         )
@@ -125,7 +143,7 @@ def block_panel(axes: Axes, rows: list[Row]) -> None:
         if row.sparsifier == "none":
             axes.axhline(
                 100 * row.cer,
-                color=colours[row.model],
+                color=colours[row.model, _series(row)[2]],
                 linestyle="--",
                 linewidth=1,
                 label=f"{row.model} dense",
@@ -136,19 +154,22 @@ def block_panel(axes: Axes, rows: list[Row]) -> None:
 
 
 def schedules(runs: list[Run]) -> Figure:
-    """How the sparsity of each run rose, and its error rate on the way."""
+    """How the sparsity of each run rose, and its error rate on the way; of many runs only models are told apart."""
     figure = Figure(figsize=(9, 7), dpi=140, layout="constrained")
     curves = [read_curves(run) for run in runs]
-    names = {"sparsity/prunable": "sparsity, %", "val/cer": "dev CER, %"}
-    for axes, (metric, name) in zip(_axes(figure, 2), names.items(), strict=True):
-        for run, of_run in zip(runs, curves, strict=True):
+    names = [label(run) if len(runs) <= _TOLD_APART else "{} {}".format(*run.model) for run in runs]
+    colours = {name: f"C{i % 10}" for i, name in enumerate(dict.fromkeys(names))}
+    metrics = {"sparsity/prunable": "sparsity, %", "val/cer": "dev CER, %"}
+    both = figure.subplots(2, 1, sharex=True)
+    for axes, (metric, title) in zip(both, metrics.items(), strict=True):
+        for name, of_run in zip(names, curves, strict=True):
             steps, values = of_run.get(metric, ([], []))
-            axes.plot(steps, [100 * v for v in values], linewidth=1, label=label(run))
-        axes.set_ylabel(name)
-        axes.set_xlabel("step")
+            axes.plot(steps, [100 * v for v in values], linewidth=1, color=colours[name])
+        axes.set_ylabel(title)
         axes.grid(alpha=0.3)
-    if len(runs) <= 20:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=7)
+    axes.set_xlabel("step")
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=7)
     return figure
 
 
