@@ -63,6 +63,13 @@ def rebuild_reason(venv: Path, version: tuple, chosen: bool) -> str:
     return ""
 
 
+def lender(venv: Path) -> str:
+    """Name the folder whose environment a link borrows; empty if .venv is our own, wherever it lies."""
+    stamp = venv / STAMP
+    made_in = stamp.read_text().splitlines()[1:] if venv.is_symlink() and stamp.exists() else []
+    return "" if made_in in ([], [str(venv.parent)]) else made_in[0]
+
+
 def is_ready(venv: Path, wanted: str, version: tuple, chosen: bool) -> bool:
     """Tell whether the last install finished with today's inputs and its environment can be kept."""
     stamp = venv / STAMP
@@ -154,6 +161,8 @@ def install(root: Path, venv: Path, wanted: str, chosen: bool) -> None:
     blocks = locked_blocks(lock.read_text())
 
     reason = rebuild_reason(venv, sys.version_info, chosen)
+    if reason and venv.is_symlink():  # others may use it at this moment
+        sys.exit(f".venv is a link to {venv.resolve()}, and {reason}: mend it there, or remove the link")
     if reason or not venv.exists():
         create(venv, reason)
     (venv / MARK).touch()
@@ -187,6 +196,9 @@ def main() -> None:
     problem = python_problem(sys.version_info)
     if problem:
         sys.exit(problem)
+    if lender(VENV):
+        print(f".venv is a link to the environment of {lender(VENV)}, which stays as it is", flush=True)
+        return
     chosen = bool(os.environ.get("PYTHON"))
     wanted = stamp_text(ROOT)
     if is_ready(VENV, wanted, sys.version_info, chosen):

@@ -156,6 +156,42 @@ class TestStamp:
         assert (outside / "speech.flac").exists()
 
 
+class TestLinkedEnvironment:
+    @pytest.fixture
+    def linked(self, tmp_path):
+        """A project whose .venv is a link to that of another, stamped by it."""
+        venv = make_venv(tmp_path / "other")
+        (venv / install.STAMP).write_text(f"digest\n{tmp_path / 'other'}\n")
+        project = tmp_path / "project"
+        project.mkdir()
+        for name in ("requirements.lock", "pyproject.toml"):
+            (project / name).write_text((ROOT / name).read_text())
+        (project / ".venv").symlink_to(venv)
+        return project
+
+    def test_what_another_folder_made_is_borrowed_as_it_is(self, linked, monkeypatch, capsys):
+        before = sorted(linked.parent.rglob("*"))
+        monkeypatch.setattr(install, "ROOT", linked)
+        monkeypatch.setattr(install, "VENV", linked / ".venv")
+        install.main()
+        assert str(linked.parent / "other") in capsys.readouterr().out
+        assert sorted(linked.parent.rglob("*")) == before
+
+    def test_a_broken_one_is_never_emptied(self, linked):
+        other = linked.parent / "other" / ".venv"
+        (other / install.MARK).touch()
+        (other / install.STAMP).unlink()
+        with pytest.raises(SystemExit, match=f"link to {other}.*interrupted"):
+            install.install(linked, linked / ".venv", "", False)
+        assert (other / "bin" / "python").exists()
+
+    def test_our_own_on_another_disk_is_ours(self, linked):
+        (linked / ".venv" / install.STAMP).write_text(f"digest\n{linked}\n")
+        assert install.lender(linked / ".venv") == ""
+        (linked / ".venv" / install.STAMP).unlink()
+        assert install.lender(linked / ".venv") == ""
+
+
 class TestFailure:
     def fail(self, tmp_path, code):
         venv = tmp_path / ".venv"
