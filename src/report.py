@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from blocksparse_rnn import cli
-from blocksparse_rnn.report.answers import write_answers
 from blocksparse_rnn.report.keep import keep_runs
 from blocksparse_rnn.report.paper import paper_tables
 from blocksparse_rnn.report.results import read_runs, rows_of
@@ -48,6 +47,9 @@ def program() -> None:
     if arguments.keep:
         print(f"\nkept: {keep_runs(runs, arguments.keep)} runs in {arguments.keep}")
     if arguments.answers:
+        # It composes settings, for which torch and Lightning take seconds to load.
+        from blocksparse_rnn.report.answers import write_answers
+
         print(f"\nwritten: {write_answers(runs, arguments.folders, arguments.answers)}")
     if arguments.wandb:
         print(f"\nW&B workspace: {publish(arguments.wandb)}")
