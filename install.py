@@ -66,8 +66,10 @@ def rebuild_reason(venv: Path, version: tuple, chosen: bool) -> str:
 def lender(venv: Path) -> str:
     """Name the folder whose environment a link borrows; empty if .venv is our own, wherever it lies."""
     stamp = venv / STAMP
-    made_in = stamp.read_text().splitlines()[1:] if venv.is_symlink() and stamp.exists() else []
-    return "" if made_in in ([], [str(venv.parent)]) else made_in[0]
+    if not venv.is_symlink() or not stamp.exists():
+        return ""
+    made_in = "".join(stamp.read_text().splitlines()[1:])
+    return "" if made_in == str(venv.parent) else made_in
 
 
 def is_ready(venv: Path, wanted: str, version: tuple, chosen: bool) -> bool:
@@ -196,8 +198,9 @@ def main() -> None:
     problem = python_problem(sys.version_info)
     if problem:
         sys.exit(problem)
-    if lender(VENV):
-        print(f".venv is a link to the environment of {lender(VENV)}, which stays as it is", flush=True)
+    other = lender(VENV)
+    if other:
+        print(f".venv is a link to the environment of {other}, which stays as it is", flush=True)
         return
     chosen = bool(os.environ.get("PYTHON"))
     wanted = stamp_text(ROOT)
