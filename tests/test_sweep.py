@@ -216,7 +216,22 @@ def test_a_run_that_another_process_has_is_waited_for(tone_settings, monkeypatch
     assert f"busy     {dense.path.name}: another process is working on this run" in capsys.readouterr().out
 
 
-def test_a_point_whose_job_another_one_overtook_is_waited_for(tone_settings, monkeypatch):
+# A job that finds its run taken, if by nobody else then by itself, so that nobody has it once the job has ended.
+OVERTAKEN = """
+import sys
+from blocksparse_rnn import cli
+from blocksparse_rnn.runs import RunFolder
+
+def program():
+    with RunFolder(sys.argv[1]).lock(), RunFolder(sys.argv[1]).lock():
+        pass
+
+cli.run(program)
+"""
+
+
+@pytest.mark.parametrize("other", ["still has it", "has let go"])
+def test_a_point_whose_job_another_one_overtook_is_waited_for(tone_settings, monkeypatch, other):
     monkeypatch.setattr("blocksparse_rnn.sweep._LOCK_PATIENCE", 0.1)
     points = [tone_settings()]
     run = RunFolder.of(points[0])
@@ -224,12 +239,14 @@ def test_a_point_whose_job_another_one_overtook_is_waited_for(tone_settings, mon
 
     def overtaken(path: Path) -> list[str]:
         if len(started) == 0:
-            started.append(lock.enter_context(run.lock()))
-            Timer(1.0, lock.close).start()
-            return [sys.executable, "-c", "print('error: another process has it'); exit(2)"]
+            started.append(path)
+            if other == "still has it":
+                lock.enter_context(run.lock())
+                Timer(3.0, lock.close).start()
+            return [sys.executable, "-c", OVERTAKEN, str(path)]
         return stub(path)
 
-    started: list = []
+    started: list[Path] = []
     assert run_sweep(points, overtaken) == 0  # and it counts as no attempt, of which there is one
 
 

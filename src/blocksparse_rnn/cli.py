@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from blocksparse_rnn.errors import PartlyFailed, UserError
+from blocksparse_rnn.errors import PartlyFailed, RunLocked, UserError
 from blocksparse_rnn.stop import Stopped
 
 gc.disable()
@@ -20,6 +20,8 @@ PARTLY = 1
 """Exit code where the rest was done, such as all files but a corrupt one."""
 MISTAKE = 2
 """Exit code for a user's mistake."""
+BUSY = 75
+"""Exit code where another process works on the run (EX_TEMPFAIL of sysexits.h: try again later)."""
 BROKEN_PIPE = 141
 """Exit code when nobody reads the output any more."""
 INTERRUPTED = 130
@@ -27,7 +29,7 @@ INTERRUPTED = 130
 
 
 def run(program: Callable[[], object]) -> None:
-    """Run a program and exit: 0, 2 with one line a mistake, 1 if a part failed, a traceback for a bug of ours."""
+    """Run a program and exit: 0, one of the codes above with a line each, a traceback for a bug of ours."""
     gc.freeze()
     gc.enable()
     # Hydra would print a traceback of its own and exit; this lets exceptions come through.
@@ -40,7 +42,7 @@ def run(program: Callable[[], object]) -> None:
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        sys.exit(MISTAKE)
+        sys.exit(BUSY if isinstance(error, RunLocked) else MISTAKE)
     except PartlyFailed as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(PARTLY)

@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""The exception that stands for a user's mistake, and those that end a program in another way."""
 
 import errno
 
@@ -9,6 +9,10 @@ class UserError(ValueError):
     Entry points print it without a traceback and exit with code 2. Every other exception is a
     bug of ours and keeps its traceback.
     """
+
+
+class RunLocked(UserError):
+    """Another process is working on the run; exit code 75, since the same command may do it later."""
 
 
 class PartlyFailed(Exception):

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.errors import RunLocked, UserError, cannot_write
 from blocksparse_rnn.files import durable_file
 
 NOT_IDENTITY = (
@@ -139,10 +139,6 @@ def run_name(settings: dict[str, Any]) -> str:
         decoder = settings["decoder"]
         choices += [f"a{decoder['alpha']:g}", f"w{decoder['beta']:g}"] if "alpha" in decoder else ["again"]
     return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
-
-
-class RunLocked(UserError):
-    """Another process is working on the run."""
 
 
 class RunFolder:

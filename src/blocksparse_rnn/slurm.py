@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.runs import RunFolder, RunLocked
+from blocksparse_rnn.errors import RunLocked, UserError
+from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.stop import Stopped
 from blocksparse_rnn.sweep_table import SweepTable
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from blocksparse_rnn.cli import MISTAKE
+from blocksparse_rnn.cli import BUSY
 from blocksparse_rnn.config import build, build_shapes
 from blocksparse_rnn.counts import count_parameters
-from blocksparse_rnn.errors import UserError, cannot_write
-from blocksparse_rnn.runs import RunFolder, RunLocked, needs_dense, same_network, same_recipe
+from blocksparse_rnn.errors import RunLocked, UserError, cannot_write
+from blocksparse_rnn.runs import RunFolder, needs_dense, same_network, same_recipe
 from blocksparse_rnn.slots import Slots, job_command
 from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep_table import SweepTable
@@ -214,8 +214,9 @@ class _Sweep:
             job.state = "finished"
         elif self.stop_at is not None:
             job.state = "dropped"
-        elif job.process.returncode == MISTAKE and job.run.is_locked():
-            # Another sweep's job took it while ours was being loaded.
+        elif job.process.returncode == BUSY:
+            # Another sweep's job took it while ours was being loaded, or its sweep wrote the settings just then:
+            # whether it still has it says nothing of what ours has met.
             job.leave_to_others()
             job.attempts -= 1
         elif job.attempts < self.slots.max_attempts:
