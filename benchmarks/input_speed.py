@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import build, build_shapes, resolve
+from blocksparse_rnn.config import build, build_shapes
 from blocksparse_rnn.counts import count_parameters
 from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.checks import split_usable
@@ -97,7 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     common = ["scale=mini", f"data.hours={arguments.hours}"]
-    settings = resolve(compose_settings([*common, "augment=standard"]))
+    settings = compose_settings([*common, "augment=standard"])
     utterances = build(settings["data"]).prepare()
     alphabet, rate = Alphabet(settings["alphabet"]), settings["features"]["sample_rate"]
     recogniser = build_recogniser(settings)
@@ -136,12 +136,12 @@ def main() -> None:
                     extra = "augmented" if augmenter else ""
                     print(f"loading {source:6} {workers} workers {extra:9} {speed:12,.0f} frames/s")
     for model, width in MINI:
-        mini = resolve(compose_settings([*common, f"model={model}", f"width={width}"]))
+        mini = compose_settings([*common, f"model={model}", f"width={width}"])
         speed = need_here(mini, data(utterances, 0))
         rows.append({"training": f"{model} {width}", "frames_per_second": speed})
         print(f"training {model} {width} on one thread here takes {speed:12,.0f} frames/s")
     for model, width in PAPER:
-        need = need_on_gpu(resolve(compose_settings([f"model={model}", f"width={width}"])))
+        need = need_on_gpu(compose_settings([f"model={model}", f"width={width}"]))
         rows.append({"training": f"{model} {width} on a GPU, reckoned", **need})
         print(
             f"training {model} {width} on one GPU takes at most {need['frames_per_second']:12,.0f} frames/s"

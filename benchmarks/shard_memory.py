@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import build, resolve
+from blocksparse_rnn.config import build
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Manifests, Utterance, manifest_line, total_hours
@@ -75,7 +75,7 @@ def main() -> None:
     if arguments.epoch:
         epoch(arguments.epoch[0], Path(arguments.epoch[1]))
         return
-    settings = resolve(compose_settings(["scale=mini", f"data.hours={arguments.hours}"]))
+    settings = compose_settings(["scale=mini", f"data.hours={arguments.hours}"])
     utterances = build(settings["data"]).prepare()["train"]
     rows = []
     for times in TIMES:

@@ -24,7 +24,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from blocksparse_rnn.blocks import block_max, scale_blocks_
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.counts import prunable_matrices
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer
 from blocksparse_rnn.provenance import cpu_name
@@ -60,7 +59,7 @@ def layer_step(layer: nn.Module, packed: PackedSequence) -> Callable[[], None]:
 
 def whole_step(cell: str, width: int) -> tuple[nn.Module, Callable[[], None], Callable[[], None]]:
     """A recogniser's model, its step up to the gradients, and the whole of it."""
-    settings = resolve(compose_settings(["scale=mini", f"model={cell}", f"width={width}"]))
+    settings = compose_settings(["scale=mini", f"model={cell}", f"width={width}"])
     recogniser = build_recogniser(settings)
     optimizer = torch.optim.AdamW(recogniser.parameters(), lr=0.0)  # the same weights at every step
     batch = random_batch(recogniser)

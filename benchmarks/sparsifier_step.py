@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import build_sparsifiers, resolve
+from blocksparse_rnn.config import build_sparsifiers
 from blocksparse_rnn.data.datamodule import Batch
 from blocksparse_rnn.provenance import cpu_name
 from blocksparse_rnn.recogniser import Recogniser
@@ -43,9 +43,7 @@ def random_batch(recogniser: Recogniser) -> Batch:
 
 def measure(model: str, width: int, sparsifier: str, block: str, steps: int) -> dict[str, Any]:
     overrides = [f"model={model}", f"width={width}", f"sparsifier={sparsifier}", f"block={block}"]
-    settings = resolve(
-        compose_settings(["scale=mini", "target_sparsity=0.9", f"schedule.freq={FREQ}", *overrides])
-    )
+    settings = compose_settings(["scale=mini", "target_sparsity=0.9", f"schedule.freq={FREQ}", *overrides])
     recogniser = build_recogniser(settings)
     recogniser.log = lambda *_, **__: None  # type: ignore[method-assign]
     assert recogniser.make_optimizer is not None

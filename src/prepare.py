@@ -13,7 +13,6 @@ from pathlib import Path
 
 from blocksparse_rnn import cli
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.layouts import LAYOUTS
 from blocksparse_rnn.prepare import Request, prepare
 
@@ -36,7 +35,7 @@ def program() -> None:
     overrides = arguments.pop("overrides")
     if not any(override.startswith("text=") for override in overrides):
         overrides.append("text=english")
-    print(prepare(Request(**arguments), resolve(compose_settings(overrides))))
+    print(prepare(Request(**arguments), compose_settings(overrides)))
 
 
 if __name__ == "__main__":

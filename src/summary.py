@@ -9,7 +9,6 @@ import json
 
 from blocksparse_rnn import cli
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.summary import as_table, summarise
 
 
@@ -21,7 +20,7 @@ def program() -> None:
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py: model=rnn width=1760")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    summary = summarise(resolve(compose_settings(arguments.overrides)))
+    summary = summarise(compose_settings(arguments.overrides))
     print(json.dumps(summary, indent=2) if arguments.json else as_table(summary))
 
 

@@ -38,10 +38,10 @@ def program() -> None:
     """Check the whole command line, then hand it to Hydra."""
     sys.argv[1:] = settings_last(sys.argv[1:])
     points = check_command_line(sys.argv[1:])
-    if any(point.dry_run for point in points):
-        show_plan([resolve(point) for point in points])
+    if any(point["dry_run"] for point in points):
+        show_plan(points)
         return
-    for folder in {point.outputs for point in points}:
+    for folder in {point["outputs"] for point in points}:
         create_folder(Path(folder))
     main()
     if mistakes:

@@ -18,7 +18,6 @@ if not torch.cuda.is_available():
 from blocksparse_rnn import cli  # noqa: F401  (puts garbage collection off until a program runs)
 from blocksparse_rnn.checkpoints import Checkpoints
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.manifest import Utterance, manifest_line
 
 gc.enable()
@@ -61,7 +60,7 @@ def tone_settings(tones: dict[str, Path], tmp_path: Path):
         data = [f"data.{split}={path}" for split, path in tones.items()]
         base = ["scale=mini", "model=gru", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]
         run = [f"outputs={tmp_path / 'outputs'}", "trainer.max_epochs=3", "trainer.accelerator=cpu"]
-        return resolve(compose_settings([*base, *run, *data, *overrides]))
+        return compose_settings([*base, *run, *data, *overrides])
 
     return make
 

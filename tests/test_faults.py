@@ -61,7 +61,6 @@ def assert_same_end(run: RunFolder, other: RunFolder) -> None:
 def undisturbed(tones, tmp_path_factory):
     """A pruned run that nothing happened to."""
     from blocksparse_rnn.command_line import compose_settings
-    from blocksparse_rnn.config import resolve
 
     data = [f"data.{split}={path}" for split, path in tones.items()]
     base = ["scale=mini", "model=gru", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]
@@ -70,7 +69,7 @@ def undisturbed(tones, tmp_path_factory):
         "trainer.max_epochs=3",
         "trainer.accelerator=cpu",
     ]
-    settings = resolve(compose_settings([*base, *where, *data, *PRUNED]))
+    settings = compose_settings([*base, *where, *data, *PRUNED])
     training.train(settings)
     return RunFolder.of(settings)
 

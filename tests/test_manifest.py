@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from blocksparse_rnn import training
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.audio import load_audio, open_audio
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.inspection import MEMORY, Inspector, inspect_file
@@ -103,7 +102,7 @@ def test_a_name_that_is_not_utf_8_is_a_name_like_others(tmp_path):
     wav = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
     soundfile.write(os.fsencode(wav), sing(), RATE)
     wav.with_suffix(".txt").write_text("Ab")
-    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path / 'corpora'}"]))
+    settings = compose_settings(["scale=mini", "text=english", f"corpora={tmp_path / 'corpora'}"])
     for _ in range(2):  # the second time from memory
         prepare(Request(tmp_path, tmp_path / "out.jsonl", layout="txt", shards=1), settings)
     [utterance] = read_manifest(tmp_path / "out.jsonl")
@@ -355,7 +354,7 @@ def recordings(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
 @pytest.fixture(scope="module")
 def prepared(recordings, tmp_path_factory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("prepared")
-    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={out / 'corpora'}"]))
+    settings = compose_settings(["scale=mini", "text=english", f"corpora={out / 'corpora'}"])
     return out, prepare(Request(recordings[0], out, dev=0.1, test=0.1), settings)
 
 
@@ -406,7 +405,7 @@ def test_training_runs_on_what_prepare_wrote_and_on_the_raw_folder_alike(recordi
 
 
 def test_prepare_keeps_what_another_manifest_of_the_folder_left_out(recordings, tmp_path):
-    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    settings = compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"])
     for stem in ("a", "b"):
         for i in (1, 300):  # an empty file and a good one
             for suffix in (".wav", ".txt"):
@@ -430,7 +429,7 @@ def spoken(folder: Path, texts: list[str]) -> Path:
 
 
 def test_why_nothing_is_usable_comes_before_what_is_split(tmp_path):
-    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    settings = compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"])
     out = tmp_path / "out"
     few = spoken(tmp_path / "few", ["One", "日", "本"])
     with pytest.raises(UserError, match=r"2 recordings were left out, see .*rejects\.jsonl$"):
@@ -455,7 +454,7 @@ def test_why_nothing_is_usable_comes_before_what_is_split(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_out_before_anything_is_inspected(tmp_path):
-    settings = resolve(compose_settings(["scale=mini", f"corpora={tmp_path / 'corpora'}"]))
+    settings = compose_settings(["scale=mini", f"corpora={tmp_path / 'corpora'}"])
     with pytest.raises(UserError, match=r"^cannot write /proc: "):
         prepare(Request(spoken(tmp_path / "some", ["one", "two"]), Path("/proc/all.jsonl")), settings)
     assert not (tmp_path / "corpora").exists()
@@ -464,7 +463,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_before_anything_is_insp
 def test_two_rows_of_one_file_keep_their_own_texts_also_when_cleaned_again(tmp_path):
     soundfile.write(tmp_path / "a.wav", sing(), RATE)
     (tmp_path / "t.csv").write_text("file,text\na.wav,One.\na.wav,Two!\na.wav,日\na.wav,本\n")
-    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    settings = compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"])
     prepare(Request(tmp_path / "t.csv", tmp_path / "m.jsonl"), settings)
     rejects = map(json.loads, (tmp_path / "rejects.jsonl").read_text().splitlines())
     assert [row["text"] for row in rejects] == ["日", "本"]

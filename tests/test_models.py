@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer, pack
 from blocksparse_rnn.models.recurrence import gru_forward, rnn_backward, rnn_forward
@@ -113,7 +112,7 @@ def test_directions_share_the_input_matrix():
     ],
 )
 def test_parameter_counts_of_the_paper(cell, width, millions):
-    summary = summarise(resolve(compose_settings([f"model={cell}", f"width={width}"])))
+    summary = summarise(compose_settings([f"model={cell}", f"width={width}"]))
     assert round(summary["total"] / 1e6, 3) == millions
     assert sum(summary["parameters"].values()) == summary["total"]
     layers, gates = (7, 1) if cell == "rnn" else (3, 3)
@@ -155,7 +154,7 @@ def test_bf16_autocast_stays_close_and_gives_float32_gradients(cell):
 
 @pytest.mark.parametrize("scale", ["paper", "mini"])
 def test_a_summary_adds_up_at_every_scale(scale):
-    summary = summarise(resolve(compose_settings([f"scale={scale}", "model=gru", "width=64"])))
+    summary = summarise(compose_settings([f"scale={scale}", "model=gru", "width=64"]))
     assert summary["total"] == sum(summary["parameters"].values())
     assert summary["prunable"] == sum(summary["parameters"][name] for name in summary["types"])
     assert summary["shapes"]["recurrent.0.weight_hh"] == [192, 64]

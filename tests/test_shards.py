@@ -17,7 +17,6 @@ import webdataset
 
 from blocksparse_rnn import training
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.sampler import BucketBatchSampler
@@ -283,10 +282,8 @@ def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp
 def test_the_same_loss_curve_from_synth_from_its_files_and_from_shards(tmp_path):
     base = ["scale=mini", "model=gru", "width=16", "logger=csv", "batch=4", "trainer.max_epochs=2"]
     base += ["trainer.accelerator=cpu", "trainer.log_every=1", f"corpora={tmp_path}", "data.hours=0.01"]
-    synth = resolve(
-        compose_settings(
-            [*base, "data.vocabulary=100", "epochs_per_pass=null", f"outputs={tmp_path / 'outputs'}"]
-        )
+    synth = compose_settings(
+        [*base, "data.vocabulary=100", "epochs_per_pass=null", f"outputs={tmp_path / 'outputs'}"]
     )
     node = {key: value for key, value in synth["data"].items() if key != "_target_"}
     made = SynthSpeech(**node)
@@ -304,8 +301,8 @@ def test_the_same_loss_curve_from_synth_from_its_files_and_from_shards(tmp_path)
         if data != "synth":
             places = [f"data.{split}='{split.join(ends[data])}'" for split in ("train", "dev", "test")]
             options = [option for option in base if "hours" not in option]
-            settings = resolve(
-                compose_settings([*options, f"data={data}", *places, f"outputs={tmp_path / 'outputs'}"])
+            settings = compose_settings(
+                [*options, f"data={data}", *places, f"outputs={tmp_path / 'outputs'}"]
             )
         training.train(settings)
         rows = RunFolder.of(settings).metrics.read_text().splitlines()
@@ -320,7 +317,7 @@ def test_prepare_writes_shards_beside_the_manifests(written, tmp_path):
     folder, utterances = written
     for utterance in utterances:
         utterance.audio.with_suffix(".txt").write_text(utterance.text)
-    settings = resolve(compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"]))
+    settings = compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"])
     prepare(Request(folder, tmp_path / "all.jsonl", shards=0.05), settings)
     found = corpus(tmp_path, "all-*.tar").prepare()["train"]
     assert split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))[1] == []

@@ -25,7 +25,6 @@ from blocksparse_rnn.command_line import (
     compose_settings,
     settings_last,
 )
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.slots import Slots
@@ -338,7 +337,7 @@ def planned(command: list[str], *more: str) -> list[list[str]]:
     """What `dry_run=true` prints, a list of words for each point, without a process of its own."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        show_plan([resolve(point) for point in check_command_line([*command[2:], *more])])
+        show_plan(check_command_line([*command[2:], *more]))
     return [line.split() for line in shown.getvalue().splitlines()]
 
 
@@ -364,7 +363,7 @@ def pids(tmp_path: Path) -> list[int]:
 )
 def test_options_may_stand_between_settings(command):
     points = check_command_line(settings_last(command.split()))
-    assert [point.width for point in points] == [16, 32]
+    assert [point["width"] for point in points] == [16, 32]
 
 
 def test_a_sweep_runs_to_the_end_and_again_skips_everything(command, tmp_path):

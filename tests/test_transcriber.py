@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from blocksparse_rnn import training
 from blocksparse_rnn.command_line import CONF, compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.data.manifest import read_manifest
 from blocksparse_rnn.errors import PartlyFailed, UserError
@@ -49,7 +48,7 @@ def same_threads():
 def train_on_tones(tones, folder, *overrides):
     data = [f"data.{split}={path}" for split, path in tones.items()]
     base = ["scale=mini", "data=manifest", "logger=csv", "workers=0", "batch=8", "trainer.accelerator=cpu"]
-    settings = resolve(compose_settings([*base, f"outputs={folder}", *data, *overrides]))
+    settings = compose_settings([*base, f"outputs={folder}", *data, *overrides])
     training.train(settings)
     return RunFolder.of(settings).path
 

@@ -23,18 +23,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from blocksparse_rnn import ranks
-from blocksparse_rnn.config import find_problems, nearest
+from blocksparse_rnn.config import nearest, resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import CONF
 from hydra_plugins.grids_sweeper import grid_overrides
 
 _ENDLESS = (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP)
-_composed: dict[frozenset[str], DictConfig] = {}
+_composed: dict[frozenset[str], dict[str, Any]] = {}
 """The points of the last command line by their overrides: composing takes longer than all else before a start."""
 
 
-def compose_settings(overrides: list[str]) -> DictConfig:
-    """Compose the configuration for some overrides, outside of a Hydra program.
+def compose_settings(overrides: list[str]) -> dict[str, Any]:
+    """The settings that some overrides compose to, resolved and checked, outside of a Hydra program.
 
     Raises:
         UserError: names every mistake in the overrides and in what they compose to, one to a line.
@@ -51,11 +51,11 @@ def settings_last(arguments: list[str]) -> list[str]:
     return [*(argument for argument in arguments if argument not in settings), *settings]
 
 
-def check_command_line(arguments: list[str]) -> list[DictConfig]:
+def check_command_line(arguments: list[str]) -> list[dict[str, Any]]:
     """Check the arguments of a Hydra program, all points of a sweep together.
 
     Returns:
-        The points that they compose to; none where Hydra is only asked to show something.
+        The resolved settings of the points that they compose to; none where Hydra is only asked to show something.
 
     Raises:
         UserError: names every mistake, one to a line.
@@ -89,15 +89,15 @@ def command_line_problems(overrides: list[str]) -> list[str]:
     return _compose_points(overrides)[1]
 
 
-def composed_before(overrides: list[str]) -> DictConfig | None:
-    """The point that these overrides composed to when the command line was checked; None if they didn't."""
+def composed_before(overrides: list[str]) -> dict[str, Any] | None:
+    """The settings that these overrides composed to when the command line was checked; None if they didn't."""
     return _composed.get(frozenset(overrides))
 
 
 def _compose_points(
     overrides: list[str], config_name: str = "config", config_dir: str | None = None
-) -> tuple[list[DictConfig], list[str]]:
-    """The points that some overrides compose to, and every mistake in them.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The settings of the points that some overrides compose to, and every mistake in them.
 
     Args:
         overrides: as typed, with several values where a sweep has them.
@@ -122,7 +122,7 @@ def _compose_points(
                 f"--config-dir {config_dir}: its folder {hidden[0]} hides the setting of that name from Hydra; "
                 "keep sweep files in a folder of their own"
             ]
-        points: list[DictConfig] = []
+        points: list[dict[str, Any]] = []
         _composed.clear()
         sweeper = primary.hydra.sweeper
         for grid in grid_overrides(sweeper.get("params"), sweeper.get("grids"), good):
@@ -145,8 +145,8 @@ def _hydra(config_dir: str | None = None) -> Iterator[None]:
         restore_gh_from_backup(before)
 
 
-def _problems(overrides: list[str], config_name: str, points: list[DictConfig]) -> Iterator[str]:
-    """Every mistake; fills `points` with what could be composed."""
+def _problems(overrides: list[str], config_name: str, points: list[dict[str, Any]]) -> Iterator[str]:
+    """Every mistake; fills `points` with the settings of those that have none."""
     loader = GlobalHydra.instance().config_loader()
     groups, plain, good = [], [], []
     for override in OverridesParser.create().parse_overrides(overrides):
@@ -174,9 +174,10 @@ def _problems(overrides: list[str], config_name: str, points: list[DictConfig]) 
             yield f"{override.key_or_group}: {nearest(override.key_or_group, names)}"
     for point in BasicSweeper.split_arguments([*groups, *good], None)[0]:
         try:
-            points.append(compose(config_name, point))
+            points.append(resolve(compose(config_name, point)))
             _composed[frozenset(point)] = points[-1]
-            yield from find_problems(points[-1])
+        except UserError as error:
+            yield from str(error).splitlines()
         except (HydraException, OmegaConfBaseException) as error:
             yield str(error).splitlines()[0]
 

@@ -128,20 +128,14 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: names every mistake, one to a line.
     """
-    problems = list(find_problems(cfg))
-    if problems:
-        raise UserError("\n".join(problems))
-    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
-
-
-def find_problems(cfg: DictConfig) -> Iterator[str]:
-    """Every mistake in a composed configuration, a line each."""
     try:
         settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        yield f"{error.full_key}: {str(error).splitlines()[0]}"
-        return
-    yield from settings_problems(settings)
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    problems = settings_problems(settings)
+    if problems:
+        raise UserError("\n".join(problems))
+    return settings
 
 
 def settings_problems(settings: dict[str, Any]) -> list[str]:

@@ -34,11 +34,10 @@ class SlotsLauncher(Launcher):
         from blocksparse_rnn.command_line import composed_before
         from blocksparse_rnn.config import resolve
 
-        cfg = composed_before(overrides)
-        if cfg is None:
+        settings = composed_before(overrides)
+        if settings is None:
             cfg = self.context.config_loader.load_sweep_config(self.config, overrides)
-            cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # type: ignore[misc]
-        settings = resolve(cfg)
+            settings = resolve(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))  # type: ignore[misc]
         if settings["sweep"] is None:
             # The same command is the same sweep; a sweep's file is part of it.
             name = self.config.hydra.job.config_name

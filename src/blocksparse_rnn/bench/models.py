@@ -17,7 +17,6 @@ from blocksparse_rnn.bench.measure import medians
 from blocksparse_rnn.bench.products import Row
 from blocksparse_rnn.blocks import as_grid
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.counts import count_zeros, prunable_matrices
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.errors import UserError
@@ -70,7 +69,7 @@ def time_trained_run(path: Path, seconds: float, threads: int) -> Iterator[Row]:
 def write_random_run(path: Path, overrides: list[str], block: int, sparsity: float = SPARSITY) -> None:
     """A run folder as a training with block pruning would leave it, but for what it has learnt."""
     names = ["sparsifier=bp", f"block={block}", f"target_sparsity={sparsity}", "seed=0"]
-    settings = resolve(compose_settings([*overrides, *names]))
+    settings = compose_settings([*overrides, *names])
     torch.manual_seed(0)
     recogniser = build_recogniser(settings)
     for matrix in prunable_matrices(recogniser.model, settings["prunable"]):

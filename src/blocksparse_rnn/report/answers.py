@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import resolve
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import create_folder, durable_file
 from blocksparse_rnn.report.hours import hours_table, rows_by_hours
@@ -100,7 +99,7 @@ def _circumstances(main: list[Row], runs: list[Run]) -> str:
 def _of_another_recipe(runs: list[Run]) -> str:
     """A warning where a run's scale has other settings than that of the same name has now."""
     name = runs[0].settings["scale"]["name"]
-    now = resolve(compose_settings([f"scale={name}"]))["scale"]
+    now = compose_settings([f"scale={name}"])["scale"]
     if all(_recipe(run.settings["scale"], run) == _recipe(now, run) for run in runs):
         return ""
     return f" Their `scale={name}` was another one than now: the commands below give their figures at these commits."
