@@ -16,7 +16,6 @@ from blocksparse_rnn.report.paper import paper_tables
 from blocksparse_rnn.report.results import read_runs, rows_of
 from blocksparse_rnn.report.table import as_text, run_tables
 from blocksparse_rnn.report.workspace import publish
-from blocksparse_rnn.report.write import write_report
 
 
 def program() -> None:
@@ -38,10 +37,13 @@ def program() -> None:
     runs, others = read_runs(arguments.folders)
     rows = rows_of(runs)
     tables = paper_tables(rows) if arguments.paper else run_tables(rows)
-    print(as_text(tables))
+    print(as_text(tables), flush=True)  # pictures take a little longer
     if others:
         print(f"\nleft out: {len(others)}", *others, sep="\n  ")
     if arguments.out:
+        # It draws, for which matplotlib takes a second to load.
+        from blocksparse_rnn.report.write import write_report
+
         written = write_report(arguments.out, runs, rows, tables)
         print(f"\nwritten: {', '.join(map(str, written))}")
     if arguments.keep:
