@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 import torch
 
 from blocksparse_rnn.corpus import load_data
-from blocksparse_rnn.counts import count_parameters, count_zeros
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.export import load_run
+from blocksparse_rnn.outcome import sizes
 from blocksparse_rnn.runs import RunFolder, identity, run_name
 from blocksparse_rnn.training import quieten_lightning
 
@@ -43,14 +43,12 @@ def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str
     yield _equal("name", run.path.name, run_name(settings))
     weights = recogniser.state_dict().values()
     yield "weights", all(bool(torch.isfinite(w).all()) for w in weights), "are finite"
-    counts = count_parameters(recogniser.model, settings["prunable"])
-    zeros = count_zeros(recogniser.model, settings["prunable"])
-    said = result["parameters"]
-    yield _equal("parameters, total", counts.total, said["total"])
-    yield _equal("parameters, prunable", counts.prunable, said["prunable"])
-    yield _equal("parameters, nonzero", zeros.nonzero, said["nonzero"])
-    yield _near("sparsity, total", zeros.total, result["sparsity/total"], 1e-9)
-    yield _near("sparsity, prunable", zeros.prunable, result["sparsity/prunable"], 1e-9)
+    counted = sizes(recogniser.model, settings)
+    for name, count in counted["parameters"].items():
+        yield _equal(f"parameters, {name}", count, result["parameters"][name])
+    for name in ("total", "prunable"):
+        key = f"sparsity/{name}"
+        yield _near(f"sparsity, {name}", counted[key], result[key], 1e-9)
     for package, then in result["versions"].items():
         yield _equal(f"version of {package}", _version(package), then)
     if test:
