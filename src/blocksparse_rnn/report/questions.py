@@ -58,9 +58,8 @@ def blocks(rows: list[Row], scale: str, pictures: Path, folders: list[Path]) -> 
         for name, of in best.items()
         if len(of) > 1
     ]
-    both = [(p, c) for p in best["paper"] for c in best["cubic"] if p.block == c.block]
-    wins = sum(c.cer < p.cer for p, c in both)
-    compared = f" The cubic schedule is better for {wins} of {len(both)} blocks." if both else ""
+    gains = [1 - c.cer / p.cer for p in best["paper"] for c in best["cubic"] if p.block == c.block]
+    compared = f" The cubic schedule is better for {_wins(gains)}." if gains else ""
     dense = [row for row in of_width if row.sparsifier == "none"]
     before = "".join(f" (dense: {rate(row)})" for row in dense)
     save(panels(dense + pruned, block_panel), pictures / "rq2.png")
@@ -205,6 +204,13 @@ def _loss(row: Row) -> str:
     if row.against_dense is None:
         return rate(row)
     return f"{rate(row)} ({percent(-row.against_dense)} % worse)"
+
+
+def _wins(gains: list[float]) -> str:
+    """For how many of some blocks there is a gain, and the largest."""
+    wins = [gain for gain in gains if gain > 0]
+    largest = f", by up to {percent(max(wins))} %" if wins else ""
+    return f"{len(wins)} of {len(gains)} blocks{largest}"
 
 
 def _seeds(rows: list[Row]) -> str:
