@@ -163,6 +163,8 @@ def install(root: Path, venv: Path, wanted: str, chosen: bool) -> None:
     blocks = locked_blocks(lock.read_text())
 
     reason = rebuild_reason(venv, sys.version_info, chosen)
+    if venv.is_symlink() and not venv.exists():
+        sys.exit(f".venv is a link to {venv.resolve()}, which isn't there: remove the link")
     if reason and venv.is_symlink():  # others may use it at this moment
         sys.exit(f".venv is a link to {venv.resolve()}, and {reason}: mend it there, or remove the link")
     if reason or not venv.exists():

@@ -14,9 +14,10 @@ from blocksparse_rnn.beam import BeamDecoder
 from blocksparse_rnn.command_line import CONF, command_line_problems
 from blocksparse_rnn.data.sentences import Grammar
 from blocksparse_rnn.decode import GreedyDecoder
+from blocksparse_rnn.dense_runs import find_dense
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.metrics import ErrorCounts
-from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.runs import RunFolder, recipe
 from blocksparse_rnn.text import Alphabet
 
 ROOT = CONF.parent
@@ -135,12 +136,19 @@ def test_a_finished_run_is_tested_again_without_training(tone_settings, monkeypa
     assert run.path.name.startswith("gru-16-dense-a0.5-w0.5-s0-")
     assert result["parameters"] == before["parameters"]
     assert result["weights"] == str(source.path)
+    assert result["trained"] == recipe(trained)  # what it may be compared with depends on that
     assert 0 < result["dev_cer"] <= 1.5
     # Its folder is a run's, decoder and weights in it.
     edits, _ = decode(listen(run.path, "test"), beam(alpha=0.5))
     assert edits.cer == pytest.approx(result["cer"])
     with pytest.raises(UserError, match=r"trained with other settings \(model.hidden_size"):
         tone_settings(*again, "width=8")
+    with pytest.raises(UserError, match=r"trained with other settings \(seed\)"):
+        tone_settings(*again, "seed=1")
+    # And is nobody's dense run, though it stands first by name.
+    found = find_dense(trained, "auto")
+    assert found is not None
+    assert found.source == f"dense run {source.path.name}"
 
 
 @pytest.mark.slow

@@ -177,6 +177,11 @@ class TestLinkedEnvironment:
         assert str(linked.parent / "other") in capsys.readouterr().out
         assert sorted(linked.parent.rglob("*")) == before
 
+    def test_a_link_to_nothing_is_one_line(self, linked):
+        (linked.parent / "other" / ".venv").rename(linked.parent / "gone")
+        with pytest.raises(SystemExit, match="which isn't there: remove the link"):
+            install.install(linked, linked / ".venv", "", chosen=False)
+
     def test_a_broken_one_is_never_emptied(self, linked):
         other = linked.parent / "other" / ".venv"
         (other / install.MARK).touch()

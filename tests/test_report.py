@@ -111,6 +111,70 @@ def test_perf_is_against_the_reference_width_and_the_loss_against_the_same(tmp_p
     assert (wide.block, pruned.block, dense.block) == ("8x2", "4x4", "")
 
 
+def named_apart(folder: Path) -> None:
+    """Give runs of the same name in other folders identities of their own."""
+    for path in folder.glob("*/result.json"):
+        path.write_text(path.read_text().replace('"identity": "', f'"identity": "{folder.name}'))
+
+
+def test_a_dense_run_of_another_architecture_is_no_reference(tmp_path):
+    for layers, cer in ((3, 0.1), (5, 0.2)):
+        model = {"cell": "rnn", "layers": layers, "hidden_size": 440}
+        folder = tmp_path / f"{layers} layers"
+        write_run(folder, cer, model=model)
+        write_run(folder, 2 * cer, sparsifier="bp", model=model)
+        write_run(folder, 3 * cer, width=176, model=model | {"hidden_size": 176})
+        named_apart(folder)
+    shown = rows(tmp_path)
+    assert sorted(row.perf for row in shown) == pytest.approx([-2, -2, -1, -1, 0, 0])
+    assert [row.against_dense for row in shown] == pytest.approx([0, 0, 0, 0, -1, -1])
+
+
+def test_a_loss_is_over_the_seeds_that_both_have(tmp_path):
+    for seed, cer in enumerate((0.10, 0.20)):
+        write_run(tmp_path, cer, seed=seed)
+    for seed, cer in enumerate((0.11, 0.22, 0.11)):
+        write_run(tmp_path, cer, sparsifier="bp", seed=seed)
+    write_run(tmp_path, 0.30, sparsifier="bp", block=8, seed=7)
+    _, pruned, other = rows(tmp_path)
+    assert pruned.against_dense == pytest.approx(-0.1)
+    assert other.against_dense == pytest.approx(-1.0)  # no seed in common: beside all of them
+
+
+def test_rows_of_two_recipes_are_two_tables(tmp_path):
+    for batch, cer in ((8, 0.1), (64, 0.3)):
+        folder = tmp_path / str(batch)
+        write_run(folder, cer, batch=batch)
+        write_run(folder, 1.2 * cer, sparsifier="bp", target=0.896, batch=batch)
+        named_apart(folder)
+        for path in list(folder.iterdir()):
+            path.rename(path.with_name(f"{path.name}-batch-{batch}"))
+    tables = paper_tables(rows(tmp_path))
+    told = {table.title.rpartition("trained as ")[2] for table in tables}
+    assert told == {"440-none-4-0-1.5-0.9-batch-8", "440-none-4-0-1.5-0.9-batch-64"}
+    shown = [[line[9] for line in table.cells if line[9] != "-"] for table in tables]
+    assert sorted(shown) == [["10.00", "12.00"], ["30.00", "36.00"]]
+    page = write_answers(read_runs([tmp_path])[0], [tmp_path], tmp_path / "docs")
+    assert "## By another recipe" in page.read_text()
+
+
+def test_runs_that_were_tested_again_are_held_against_their_own_recipe(tmp_path):
+    """Trained by two recipes, then tested alike; seeds of one recipe are one row."""
+    for trained, cer in (("one", 0.1), ("other", 0.2)):
+        for seed in (0, 1):
+            for sparsifier, factor in (("none", 1), ("bp", 2)):
+                weights = f"outputs/{trained}-{seed}"
+                path = write_run(
+                    tmp_path / trained, factor * cer, sparsifier=sparsifier, seed=seed, weights=weights
+                )
+                result = json.loads((path / "result.json").read_text())
+                (path / "result.json").write_text(json.dumps(result | {"trained": trained}))
+        named_apart(tmp_path / trained)
+    shown = rows(tmp_path)
+    assert [row.seeds for row in shown] == [(0, 1)] * 4
+    assert [row.against_dense for row in shown] == pytest.approx([0, 0, -1, -1])
+
+
 def test_only_a_dense_run_of_the_same_recipe_is_the_reference(tmp_path):
     one, other = {"optimizer": {"lr": 0.1}}, {"optimizer": {"lr": 0.2}}
     beam = {"decoder": {"beam": 50}, "weights": "outputs/x"}
@@ -118,8 +182,7 @@ def test_only_a_dense_run_of_the_same_recipe_is_the_reference(tmp_path):
         write_run(tmp_path / name, cer, **recipe)
         write_run(tmp_path / name, 2 * cer, sparsifier="bp", prunable={"recurrent": []}, **recipe)
         write_run(tmp_path / name, 3 * cer, width=640, sparsifier="bp", **recipe)
-        for path in (tmp_path / name).glob("*/result.json"):
-            path.write_text(path.read_text().replace('"identity": "', f'"identity": "{name}'))
+        named_apart(tmp_path / name)
     shown = rows(tmp_path)
     assert sorted(row.perf for row in shown) == pytest.approx([-2] * 3 + [-1] * 3 + [0] * 3)
     assert [row.against_dense for row in shown if row.sparsifier == "bp" and row.width == 440] == [-1] * 3

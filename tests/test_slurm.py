@@ -14,7 +14,7 @@ import pytest
 from blocksparse_rnn.command_line import CONF, command_line_problems
 from blocksparse_rnn.config import build
 from blocksparse_rnn.runs import RunFolder
-from blocksparse_rnn.slurm import Element
+from blocksparse_rnn.slurm import Element, _look
 from blocksparse_rnn.sweep import plan, run_sweep
 from blocksparse_rnn.sweep_table import SweepTable
 
@@ -87,6 +87,16 @@ def test_what_another_process_has_is_waited_for(tone_settings, tmp_path, monkeyp
     slurm._submit(jobs[1:], {}, SweepTable(2))
     assert jobs[0].problem == "another process left it unfinished; the same command goes on"
     assert jobs[1].problem == f"needs q of {jobs[0].name}, which failed"
+
+
+def test_what_an_earlier_job_of_the_same_command_trains_is_not_failed(tone_settings):
+    [job] = plan([tone_settings()])
+    refused = MagicMock(done=lambda: True, job_id="17_0")
+    with job.run.lock():
+        _look(job, refused)
+        assert job.state == "busy"
+    _look(job, refused)
+    assert (job.state, job.problem) == ("failed", "job 17_0 ended with no result")
 
 
 def test_without_slurm_one_line_says_so(tone_settings, monkeypatch):

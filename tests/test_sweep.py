@@ -1,6 +1,7 @@
 """Sweeps: order, slots, and that no point is lost or done twice whatever ends a job or the sweep."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.slots import Slots
 from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep import plan, run_sweep, show_plan
+from hydra_plugins.grids_sweeper import grid_overrides
 from hydra_plugins.slots_launcher import SlotsLauncher
 
 ROOT = CONF.parent
@@ -128,7 +130,7 @@ def test_slots_on_a_cpu_share_its_threads(tone_settings, monkeypatch):
     assert run_sweep(points, stub) == 0
     assert [note["threads"] for note in notes(points)] == ["2", "2", "2"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    [first, _] = launcher(slots=2).environments(on_gpu=True)
+    [first, _] = launcher(slots=2).environments(devices=1)
     assert first["OMP_NUM_THREADS"] == "5"
 
 
@@ -138,7 +140,7 @@ def test_without_a_number_slots_have_as_many_threads_as_a_job_wants(
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(slots, "_cores", lambda: 8)
-    environments = launcher(slots=None, threads_per_job=threads_per_job).environments(on_gpu=True)
+    environments = launcher(slots=None, threads_per_job=threads_per_job).environments(devices=1)
     assert [environment["OMP_NUM_THREADS"] for environment in environments] == [threads] * count
 
 
@@ -146,7 +148,9 @@ def test_more_slots_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "1", "2"])
     for wanted, per_job in ((4, 1), (2, 2), (None, 4)):
         with pytest.raises(UserError, match="the 3 visible ones"):
-            launcher(slots=wanted, gpus_per_job=per_job).environments(on_gpu=True)
+            launcher(slots=wanted, gpus_per_job=per_job).environments(devices=1)
+    with pytest.raises(UserError, match=r"trainer\.devices=2: .*; set launcher\.gpus_per_job=2"):
+        launcher(slots=1).environments(devices=2)
     assert command_line_problems(["launcher.slots=0"]) == ["launcher.slots=0: must be at least 1"]
 
 
@@ -258,6 +262,37 @@ def test_a_pruned_point_fails_with_the_dense_one_that_it_needs(tone_settings, ca
         f"failed: {RunFolder.of(points[1]).path}: needs q of {dense.path.name}, which failed"
         in capsys.readouterr().err
     )
+
+
+def test_a_point_whose_folder_is_removed_fails_alone(tone_settings, capsys):
+    points = with_seeds(tone_settings("launcher.slots=2"), 2)
+    bad = RunFolder.of(points[0]).path
+
+    def command(path: Path) -> list[str]:
+        remove = "import shutil, sys; shutil.rmtree(sys.argv[1]); sys.exit(2)"
+        return [sys.executable, "-c", remove, str(path)] if path == bad else stub(path)
+
+    assert run_sweep(points, command) == 1
+    assert RunFolder.of(points[1]).result() is not None
+    assert f"failed: {bad}: ended with exit code 2; its log can't be read" in capsys.readouterr().err
+
+
+def test_a_job_that_cannot_be_started_says_why(tone_settings, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert run_sweep([tone_settings()], stub) == 1
+    assert ": could not be started: Resource temporarily unavailable" in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_is_one_line(tone_settings, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(UserError, match=r"cannot lock .*; choose a folder on a file system with locks"):
+        RunFolder.of(tone_settings()).lock().__enter__()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -502,6 +537,11 @@ def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
     ]
     with pytest.raises(UserError, match=r"hydra\.sweeper\.grids=5: must be a list"):
         planned(sweep, "hydra.sweeper.grids=5")
+    with pytest.raises(UserError, match=r"^block=4,8,: "):
+        planned(sweep, "hydra.sweeper.grids=[{block: '4,8,'}]")
+    assert grid_overrides({"seed": 1}, [{"epochs_per_pass": None}], []) == [
+        ["seed=1", "epochs_per_pass=null"]
+    ]
     done = run(sweep, *short)
     assert done.returncode == 0, done.stderr
     told = [json.loads(path.read_text()) for path in results(tmp_path)]

@@ -126,7 +126,8 @@ def _compose_points(
         _composed.clear()
         sweeper = primary.hydra.sweeper
         for grid in grid_overrides(sweeper.get("params"), sweeper.get("grids"), good):
-            problems += _problems(grid, config_name, points)
+            unread = [_unread(text) for text in grid if _parse(text) is None]  # in the sweep's file
+            problems += unread or _problems(grid, config_name, points)
         return points, list(dict.fromkeys(problems))
 
 

@@ -116,7 +116,8 @@ def wandb_logger(
             settings=wandb.Settings(init_timeout=30, x_disable_stats=offline),
         )
         for rate in ("val/cer", "val/wer"):
-            logger.experiment.define_metric(rate, summary="min")
+            # Not the least: that may be of an epoch before the last pruning.
+            logger.experiment.define_metric(rate, summary="last")
     except Exception as error:  # W&B's own errors have no common base, and none may end a training
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(f"W&B could not start ({reason}); metrics.csv has everything", file=sys.stderr)

@@ -13,7 +13,7 @@ from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.recogniser import Recogniser
-from blocksparse_rnn.runs import RunFolder, identity, source_of
+from blocksparse_rnn.runs import RunFolder, identity, recipe, source_of
 
 
 def retest(
@@ -49,6 +49,7 @@ def retest(
         "dev_wer": dev["val/wer"],
         "wall_seconds": round(time.monotonic() - started, 1),
         "weights": str(source.path),
+        "trained": recipe(source.settings()),
         "identity": identity(settings),
         "sweep": settings["sweep"],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -61,23 +61,30 @@ def _chosen(settings: dict[str, Any], name: str) -> Any:
     return value
 
 
+def recipe(settings: dict[str, Any]) -> str:
+    """How a run was done, whatever its model and sparsifier: runs of other recipes are no comparison."""
+    return identity(settings | dict.fromkeys(("seed", "model", "width", "sparsifier", "prunable")))
+
+
 def same_settings(one: dict[str, Any], other: dict[str, Any], names: Iterable[str]) -> bool:
     """Whether two runs agree in all that changes a result among the settings of these names."""
     return all(_without_null(_chosen(one, n)) == _without_null(_chosen(other, n)) for n in names)
 
 
 def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two runs train the same model on the same data from the same seed."""
-    return same_settings(one, other, ("model", "features", "data", "seed"))
+    """Whether two runs train the same model on the same data from the same seed; one only tested again trains none."""
+    trained = not (one.get("weights") or other.get("weights"))
+    return trained and same_settings(one, other, ("model", "features", "data", "seed"))
 
 
 def same_recipe(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs train in the same way."""
-    return same_settings(one, other, ("optimizer", "batch", "epochs_per_pass", "trainer"))
+    names = ("optimizer", "batch", "epochs_per_pass", "trainer", "augment", "text", "alphabet", "start_from")
+    return same_settings(one, other, names)
 
 
 WEIGHTS_OF = {
-    "weights": ("model", "features", "alphabet", "sparsifier"),
+    "weights": ("model", "features", "alphabet", "sparsifier", "seed"),
     "start_from": ("model", "features", "alphabet"),
 }
 """Settings that name a run whose weights are used -> settings, or groups of them, that must be as they were there."""
@@ -251,6 +258,10 @@ class RunFolder:
                 raise RunLocked(
                     f"{self.path}: another process is working on this run; wait for it or change a setting"
                 ) from None
+            except OSError as error:  # a file system without locks
+                raise UserError(
+                    f"cannot lock {self.path}: {error.strerror}; choose a folder on a file system with locks"
+                ) from error
             yield
 
     def is_locked(self) -> bool:

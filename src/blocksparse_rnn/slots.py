@@ -59,22 +59,27 @@ class Slots:
         self.max_attempts = max_attempts
         self.fail_fast = fail_fast
 
-    def environments(self, on_gpu: bool) -> list[dict[str, str]]:
+    def environments(self, devices: int) -> list[dict[str, str]]:
         """The environment of each slot's jobs.
 
         Args:
-            on_gpu: whether jobs use GPUs where there are any.
+            devices: GPUs that a job uses where there are any, at most; 0 for none.
 
         Raises:
-            UserError: there are fewer GPUs than the slots need.
+            UserError: there are fewer GPUs than the slots need, or a job needs more than it gets.
         """
         base = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_PROCESSES}
         base["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SRC), os.environ.get("PYTHONPATH")]))
-        gpus = visible_gpus() if on_gpu else []
+        gpus = visible_gpus() if devices else []
         if not gpus:
             slots = self.slots or max(1, _cores() // (self.threads_per_job or _cores()))
             threads = {"OMP_NUM_THREADS": str(max(1, _cores() // slots))}
             return [threads | base for _ in range(slots)]  # what the user's environment says counts
+        if devices > self.gpus_per_job:
+            raise UserError(
+                f"trainer.devices={devices}: a job gets launcher.gpus_per_job={self.gpus_per_job}; set "
+                f"launcher.gpus_per_job={devices}"
+            )
         slots = self.slots or len(gpus) // self.gpus_per_job
         if not slots or slots * self.gpus_per_job > len(gpus):
             raise UserError(

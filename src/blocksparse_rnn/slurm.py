@@ -203,6 +203,8 @@ def _look(job: "Job", submitted: Any) -> None:
         job.state, job.problem = "finished", ""
     elif ended and not submitted:
         job.state, job.problem = "failed", "another process left it unfinished; the same command goes on"
+    elif ended and job.run.is_locked():
+        job.leave_to_others()  # a job of the same command, given earlier, has it
     elif ended:
         job.state, job.problem = "failed", f"job {submitted.job_id} ended with no result"
     elif job.run.status().get("state") == "running":

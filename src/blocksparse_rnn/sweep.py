@@ -126,8 +126,9 @@ def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]]
     slots = build(points[0]["launcher"])
     if not isinstance(slots, Slots):
         return slots.run(plan(points))
-    on_gpu = any(point["trainer"]["accelerator"] != "cpu" for point in points)
-    return _Sweep(plan(points), slots, slots.environments(on_gpu), command).run()
+    trainers = [point["trainer"] for point in points]
+    devices = max((t["devices"] for t in trainers if t["accelerator"] != "cpu"), default=0)
+    return _Sweep(plan(points), slots, slots.environments(devices), command).run()
 
 
 class _Sweep:
@@ -256,8 +257,13 @@ class _Sweep:
             return
         job.attempts += 1
         try:
-            with open(job.log, "ab") as log:
-                job.log_begin = log.tell()
+            log = open(job.log, "ab")  # noqa: SIM115
+        except OSError as error:
+            job.state, job.problem = "failed", str(cannot_write(job.log, error))
+            return
+        with log:
+            job.log_begin = log.tell()
+            try:
                 job.process = subprocess.Popen(
                     self.command(job.run.path),
                     env=self.environments[job.slot] | {STDIN_IS_PARENT: "1"},
@@ -266,9 +272,9 @@ class _Sweep:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
                 )
-        except OSError as error:
-            job.state, job.problem = "failed", str(cannot_write(job.log, error))
-            return
+            except OSError as error:  # no more processes, no memory
+                job.state, job.problem = "failed", f"could not be started: {error.strerror}"
+                return
         job.state = "running"
 
 
@@ -279,7 +285,10 @@ def _last_words(job: Job) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         return f"was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
-    spoken = job.log.read_bytes()[job.log_begin :].decode(errors="replace")
+    try:
+        spoken = job.log.read_bytes()[job.log_begin :].decode(errors="replace")
+    except OSError as error:  # somebody removed the run's folder
+        return f"ended with exit code {code}; its log can't be read ({error.strerror})"
     lines = [line for line in spoken.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or ["it said nothing"])[-1].removeprefix("error: ").strip()

@@ -41,9 +41,14 @@ def grid_overrides(
     names = {parser.parse_override(text).key_or_group for text in typed}
     merged = ({**(params or {}), **grid} for grid in grids or [{}])
     return [
-        [*(f"{name}={values}" for name, values in grid.items() if name not in names), *typed]
+        [*(f"{name}={_typed(values)}" for name, values in grid.items() if name not in names), *typed]
         for grid in merged
     ]
+
+
+def _typed(values: Any) -> str:
+    """A value of the file as it would be typed."""
+    return "null" if values is None else str(values)
 
 
 class GridsSweeper(BasicSweeper):

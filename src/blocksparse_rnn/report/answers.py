@@ -52,8 +52,8 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     """
     named = " ".join(map(str, folders))
     all_rows = rows_of(runs)
-    trained = [row for row in all_rows if not row.retested]
-    groups = [list(rows) for _, rows in groupby(trained, key=lambda row: row.group)]
+    trained = sorted((row for row in all_rows if not row.retested), key=_comparable)
+    groups = [list(rows) for _, rows in groupby(trained, key=_comparable)]
     main = max(groups, key=lambda rows: sum(match(paper, rows) is not None for paper in PAPER), default=[])
     if not any(match(paper, main) for paper in PAPER):
         raise UserError(f"{named}: no row of the paper's table is in it; `make reproduce-table` trains them")
@@ -72,7 +72,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         width(main, scale, pictures),
         _hours(by_hours, runs),
         _tested_again([row for row in all_rows if row.retested], main, runs),
-        *(_elsewhere(rows, runs, i, pictures) for i, rows in enumerate(others)),
+        *(_elsewhere(rows, main, runs, i, pictures) for i, rows in enumerate(others)),
     ]
     text = "\n".join(section for section in sections if section)
     page = docs / "RESULTS.md"
@@ -82,6 +82,11 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         if picture.name not in text:  # of an earlier page, which had more questions or corpora
             picture.unlink()
     return page
+
+
+def _comparable(row: Row) -> tuple[str, str]:
+    """What rows share that may stand in one table."""
+    return row.group, row.recipe
 
 
 def _circumstances(main: list[Row], runs: list[Run]) -> str:
@@ -226,7 +231,7 @@ this corpus.
     return "\n".join(sections)
 
 
-def _elsewhere(rows: list[Row], runs: list[Run], index: int, pictures: Path) -> str:
+def _elsewhere(rows: list[Row], main: list[Row], runs: list[Run], index: int, pictures: Path) -> str:
     name = f"other-{index + 1}.png"
     save(panels(rows, nonzero_panel), pictures / name)
     is_sweep = sum(row.sparsifier == "none" and row.perf is not None for row in rows) > 1
@@ -234,7 +239,8 @@ def _elsewhere(rows: list[Row], runs: list[Run], index: int, pictures: Path) -> 
     if is_sweep:
         table = paper_table(rows, missing=False).render("github")
         measures = f"{in_the_papers_regime(rows, runs)}\n\n{table}\n\n"
-    return f"""## On another corpus
+    heading = "By another recipe" if rows[0].group == main[0].group else "On another corpus"
+    return f"""## {heading}
 
 {rows[0].group}.
 

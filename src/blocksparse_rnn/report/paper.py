@@ -4,6 +4,7 @@ Source: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural Networks", 2
 The block of its sparse rows is recalled to be 4x4.
 """
 
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -46,13 +47,21 @@ _HEADINGS = (
 
 
 def paper_tables(rows: list[Row]) -> list[Table]:
-    """The nine rows, the paper's figures beside ours, for each group of runs that has any of them.
+    """The nine rows, the paper's figures beside ours, for each group and recipe of runs that has any of them.
 
     Raises:
         UserError: none has.
     """
-    groups = [list(of_group) for _, of_group in groupby(rows, key=lambda row: row.group)]
-    tables = [paper_table(of_group) for of_group in groups if any(match(paper, of_group) for paper in PAPER)]
+    tables = []
+    for _, of_group in groupby(rows, key=lambda row: row.group):
+        by_recipe: dict[str, list[Row]] = {}
+        for row in of_group:
+            by_recipe.setdefault(row.recipe, []).append(row)
+        ours = [alike for alike in by_recipe.values() if any(match(paper, alike) for paper in PAPER)]
+        for alike in ours:
+            table = paper_table(alike)
+            trained = f", trained as {alike[0].names[0]}" if len(ours) > 1 else ""
+            tables.append(replace(table, title=table.title + trained))
     if not tables:
         raise UserError(
             "none of these runs is a row of the paper's table; `make reproduce-table` trains them"
@@ -61,7 +70,7 @@ def paper_tables(rows: list[Row]) -> list[Table]:
 
 
 def paper_table(rows: list[Row], missing: bool = True) -> Table:
-    """The nine rows beside runs of one group; `missing`: also those that no run stands for."""
+    """The nine rows beside runs of one group and recipe; `missing`: also those that no run stands for."""
     both = [(paper, match(paper, rows)) for paper in PAPER]
     lines = [_cells(paper, row) for paper, row in both if missing or row is not None]
     return Table(f"The paper's table, {rows[0].group}", _HEADINGS, lines, words=3)

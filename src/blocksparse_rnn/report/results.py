@@ -11,7 +11,7 @@ import yaml
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import CONF
-from blocksparse_rnn.runs import RunFolder, identity
+from blocksparse_rnn.runs import RunFolder, identity, recipe
 
 REFERENCE = {"rnn": 1760, "gru": 2560}
 """Width of each family's dense reference row, as the paper numbers its rows."""
@@ -114,14 +114,20 @@ class Run:
 
     @cached_property
     def recipe(self) -> str:
-        """What a pruned run and the dense one that it is held against must share besides the group: all but these."""
-        free = ("seed", "model", "width", "sparsifier", "prunable", "weights")
-        return identity(self.settings | dict.fromkeys(free))
+        """What runs that are compared share, besides the group."""
+        return recipe(self.settings | {"weights": self.result.get("trained")})
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The model's settings but its width, in which it may differ from the reference row's."""
+        return {key: value for key, value in self.settings["model"].items() if key != "hidden_size"}
 
     @property
     def choices(self) -> str:
         """Everything on which the result depends besides the seed."""
-        return identity(self.settings | {"seed": None})
+        # Whose weights were tested again says their own recipe; earlier results lack it.
+        weights = self.result.get("trained") or self.settings.get("weights")
+        return identity(self.settings | {"seed": None, "weights": weights})
 
 
 @cache
@@ -136,6 +142,8 @@ class Row:
     names: tuple[str, ...]
     """Of its runs."""
     group: str
+    recipe: str
+    """Of its group, as a hash: rows of several recipes are no comparison."""
     cell: str
     width: int
     paper_width: int | None
@@ -265,6 +273,7 @@ def _row(point: list[Run], runs: list[Run]) -> Row:
     return Row(
         names=tuple(run.path.name for run in point),
         group=first.group,
+        recipe=first.recipe,
         cell=cell,
         width=width,
         paper_width=first.paper_width,
@@ -280,30 +289,33 @@ def _row(point: list[Run], runs: list[Run]) -> Row:
         sparsity=mean["sparsity/total"],
         prunable_sparsity=mean["sparsity/prunable"],
         nonzero=statistics.mean(run.result["parameters"]["nonzero"] for run in point),
-        perf=_relative(cer, _dense_cer(runs, first, (cell, reference), seeds=None)),
-        against_dense=_relative(
-            cer, _dense_cer(runs, first, first.model, {run.settings["seed"] for run in point})
-        ),
+        perf=_relative(cers, list(_dense_cers(runs, first, (cell, reference)).values())),
+        against_dense=_against_dense(point, _dense_cers(runs, first, first.model)),
         retested=first.retested,
         dev_cer=None if None in dev else statistics.mean(dev),
     )
 
 
-def _dense_cer(
-    runs: list[Run], like: Run, model: tuple[str, int | None], seeds: set[int] | None
-) -> float | None:
-    """Mean CER of the dense runs of a model that were done like a run, of the same seeds where those exist."""
-    dense = {
+def _dense_cers(runs: list[Run], like: Run, model: tuple[str, int | None]) -> dict[int, float]:
+    """Seed -> CER of the dense runs of a model that were done like a run."""
+    return {
         run.settings["seed"]: run.result["cer"]
         for run in runs
         if run.sparsifier == "none"
         and run.model == model
-        and (run.group, run.recipe) == (like.group, like.recipe)
+        and (run.group, run.recipe, run.architecture) == (like.group, like.recipe, like.architecture)
     }
-    if seeds is not None and seeds <= set(dense):
-        dense = {seed: dense[seed] for seed in seeds}
-    return statistics.mean(dense.values()) if dense else None
 
 
-def _relative(cer: float, reference: float | None) -> float | None:
-    return (reference - cer) / reference if reference else None
+def _against_dense(point: list[Run], dense: dict[int, float]) -> float | None:
+    """How much better a point's runs are than the dense ones, over the seeds that both have, else over all."""
+    cers = {run.settings["seed"]: run.result["cer"] for run in point}
+    common = cers.keys() & dense.keys()
+    ours, theirs = ([of[seed] for seed in common or of] for of in (cers, dense))
+    return _relative(ours, theirs)
+
+
+def _relative(cers: list[float], references: list[float]) -> float | None:
+    """(reference - CER) / reference of the means; None without a reference."""
+    reference = statistics.mean(references) if references else 0.0
+    return (reference - statistics.mean(cers)) / reference if reference else None
