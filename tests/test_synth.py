@@ -335,7 +335,9 @@ def wait_for(condition, seconds: float = 20) -> None:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks processes up in /proc")
 class TestInterruption:
     def start_long_build(self, folder: Path) -> tuple[subprocess.Popen, list[int]]:
-        process = run(BUILD, folder, 1)
+        # As in a terminal: where the tests themselves run in the background, Ctrl-C is ignored.
+        heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        process = run(heard + BUILD, folder, 1)
         wait_for(lambda: len(list(folder.glob(".*partial/audio/train/*"))) > 10)
         workers = workers_of(process)
         assert len(workers) == 2
