@@ -24,7 +24,7 @@ from blocksparse_rnn.report.questions import (
     width,
 )
 from blocksparse_rnn.report.regime import in_the_papers_regime
-from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name, rows_of
+from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name, comparable, rows_of
 from blocksparse_rnn.report.table import Table, brief_table, percent, rate
 
 _HEAD = """# Results
@@ -52,8 +52,8 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
     """
     named = " ".join(map(str, folders))
     all_rows = rows_of(runs)
-    trained = sorted((row for row in all_rows if not row.retested), key=_comparable)
-    groups = [list(rows) for _, rows in groupby(trained, key=_comparable)]
+    trained = [row for row in all_rows if not row.retested]
+    groups = comparable(trained)
     main = max(groups, key=lambda rows: sum(match(paper, rows) is not None for paper in PAPER), default=[])
     if not any(match(paper, main) for paper in PAPER):
         raise UserError(f"{named}: no row of the paper's table is in it; `make reproduce-table` trains them")
@@ -82,11 +82,6 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         if picture.name not in text:  # of an earlier page, which had more questions or corpora
             picture.unlink()
     return page
-
-
-def _comparable(row: Row) -> tuple[str, str]:
-    """What rows share that may stand in one table."""
-    return row.group, row.recipe
 
 
 def _circumstances(main: list[Row], runs: list[Run]) -> str:

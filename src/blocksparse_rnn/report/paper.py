@@ -5,11 +5,10 @@ The block of its sparse rows is recalled to be 4x4.
 """
 
 from dataclasses import replace
-from itertools import groupby
 from typing import NamedTuple
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.report.results import Row
+from blocksparse_rnn.report.results import Row, comparable
 from blocksparse_rnn.report.table import EMPTY, Table, percent, rate
 
 
@@ -52,20 +51,18 @@ def paper_tables(rows: list[Row]) -> list[Table]:
     Raises:
         UserError: none has.
     """
-    tables = []
-    for _, of_group in groupby(rows, key=lambda row: row.group):
-        by_recipe: dict[str, list[Row]] = {}
-        for row in of_group:
-            by_recipe.setdefault(row.recipe, []).append(row)
-        ours = [alike for alike in by_recipe.values() if any(match(paper, alike) for paper in PAPER)]
-        for alike in ours:
-            table = paper_table(alike)
-            trained = f", trained as {alike[0].names[0]}" if len(ours) > 1 else ""
-            tables.append(replace(table, title=table.title + trained))
-    if not tables:
+    ours = [alike for alike in comparable(rows) if any(match(paper, alike) for paper in PAPER)]
+    if not ours:
         raise UserError(
             "none of these runs is a row of the paper's table; `make reproduce-table` trains them"
         )
+    groups = [alike[0].group for alike in ours]
+    tables = []
+    for alike in ours:
+        table = paper_table(alike)
+        several = groups.count(alike[0].group) > 1
+        trained = f", trained as {alike[0].names[0]}" if several else ""
+        tables.append(replace(table, title=table.title + trained))
     return tables
 
 

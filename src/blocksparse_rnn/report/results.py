@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,15 @@ def rows_of(runs: list[Run]) -> list[Row]:
         points.setdefault((run.group, run.choices), []).append(run)
     rows = [_row(point, runs) for point in points.values()]
     return sorted(rows, key=_order)
+
+
+def comparable(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows parted into those that may stand in one table of the paper's: of one group and recipe."""
+
+    def kind(row: Row) -> tuple[str, str]:
+        return row.group, row.recipe
+
+    return [list(alike) for _, alike in groupby(sorted(rows, key=kind), key=kind)]
 
 
 def _order(row: Row) -> tuple:
