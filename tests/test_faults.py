@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocksparse_rnn import cli, training
+from blocksparse_rnn import cli, ranks, training
 from blocksparse_rnn.checkpoints import Checkpoints, load_weights
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.config import build
@@ -116,6 +116,23 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(tone_settings, undisturbe
     monkeypatch.undo()
     assert training.train(settings)["resumed"]
     assert_same_end(run, undisturbed)
+
+
+def test_a_signal_while_the_ranks_agree_on_whether_one_came_is_not_lost(tone_settings, monkeypatch):
+    agree, calls = ranks.largest, iter(range(1000))
+
+    def interrupted(value, device):
+        if next(calls) == 0:  # the first checkpoint, of the first of three epochs
+            os.kill(os.getpid(), signal.SIGTERM)
+        return agree(value, device)
+
+    monkeypatch.setattr(ranks, "largest", interrupted)
+    settings = tone_settings()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        training.train(settings)
+    run = RunFolder.of(settings)
+    saved = [torch.load(path, weights_only=True)["global_step"] for path in (run.previous, run.last)]
+    assert saved == [5, 6]  # an epoch has five steps
 
 
 def test_before_the_first_step_a_signal_ends_at_once(tone_settings, monkeypatch):

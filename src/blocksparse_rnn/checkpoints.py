@@ -16,7 +16,7 @@ from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import durable_file, flush_file, flush_folder
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.sparsifiers.base import Sparsifier
-from blocksparse_rnn.stop import StopRequests
+from blocksparse_rnn.stop import Stopped, StopRequests
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -186,8 +186,9 @@ class Checkpoints(pl.Callback):
 
     def _end_if_asked(self, trainer: pl.Trainer) -> None:
         number = ranks.largest(self.stop.asked or 0, trainer.strategy.root_device)
-        self.stop.asked = number or None
-        self.stop.end_if_asked()
+        # A signal that comes only now stays in `asked`, and ends all after their next step.
+        if number:
+            raise Stopped(number)
 
 
 def _dev_cer(trainer: pl.Trainer) -> float:

@@ -55,11 +55,6 @@ class StopRequests:
         for number in self._before:
             signal.signal(number, self._on_signal)
 
-    def end_if_asked(self) -> None:
-        """Raise `Stopped` if a signal came."""
-        if self.asked is not None:
-            raise Stopped(self.asked)
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self.deferring:
             raise Stopped(number)
