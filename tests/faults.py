@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from conftest import write_tones
+from processes import alive, children
 
 from blocksparse_rnn import cli
 from blocksparse_rnn.checkpoints import load_weights
@@ -170,13 +171,6 @@ def _timeless(result: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def children(pid: int) -> list[int]:
-    try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 def tree(pid: int) -> list[int]:
     """A process's descendants."""
     return [p for child in children(pid) for p in (child, *tree(child))]
@@ -185,13 +179,6 @@ def tree(pid: int) -> list[int]:
 def kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # The faults. Each hits something, runs the same command again where that is needed, and compares.

@@ -3,6 +3,7 @@
 `make faults` (tests/faults.py) does the same to whole sweeps, at random moments.
 """
 
+import errno
 import json
 import os
 import pickle
@@ -14,14 +15,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import children, wait_for
+from torch.utils.data import DataLoader
 
 from blocksparse_rnn import cli, ranks, training
 from blocksparse_rnn.checkpoints import Checkpoints, load_weights
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.config import build
+from blocksparse_rnn.data.datamodule import _leave_signals_to_the_training
 from blocksparse_rnn.data.manifest import read_manifest
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.finite import SkipNonFinite
+from blocksparse_rnn.loggers import MetricsCSV
 from blocksparse_rnn.recogniser import Recogniser
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.stop import Stopped
@@ -135,11 +141,69 @@ def test_a_signal_while_the_ranks_agree_on_whether_one_came_is_not_lost(tone_set
     assert saved == [5, 6]  # an epoch has five steps
 
 
+@pytest.mark.parametrize("left", ["", "step,epo"])
+def test_metrics_that_a_full_disk_cut_in_their_header_begin_anew(tmp_path, left):
+    metrics = MetricsCSV(tmp_path / "metrics.csv")
+    metrics.path.write_text(left)
+    metrics.forget_after(7)
+    metrics.log_metrics({"val/cer": 0.5}, 7)
+    assert [line.split(",")[:4] for line in metrics.path.read_text().splitlines()] == [
+        ["step", "epoch", "metric", "value"],
+        ["7", "0", "val/cer", "0.5"],
+    ]
+
+
+def test_a_folder_that_turns_read_only_in_mid_write_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with (
+        pytest.raises(UserError, match=r"cannot write .*config.yaml"),
+        durable_file(tmp_path / "config.yaml"),
+    ):
+        pass
+
+
 def test_before_the_first_step_a_signal_ends_at_once(tone_settings, monkeypatch):
     monkeypatch.setattr(training, "load_data", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="SIGTERM"):
         training.train(tone_settings())
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_loaders_worker_ends_when_its_training_says_so_and_not_when_a_scheduler_does():
+    worker_init = _leave_signals_to_the_training
+    loader = DataLoader(range(1000), num_workers=1, prefetch_factor=2, worker_init_fn=worker_init)
+    batches = iter(loader)
+    next(batches)
+    [worker] = batches._workers
+    for name in ("TERM", "INT", "USR2"):
+        subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)  # of another sender
+    assert len([next(batches) for _ in range(900)]) == 900
+    worker.terminate()  # as at the end of a program that an error ended
+    worker.join(60)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.slow
+def test_sigterm_to_every_process_of_a_training_saves_and_it_goes_on(tone_settings):
+    settings = tone_settings("workers=2", "trainer.max_epochs=300")
+    run = RunFolder.of(settings)
+    run.create(settings)
+    command = [sys.executable, "-m", "blocksparse_rnn.job", str(run.path)]
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent / "src")}
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(run.last.is_file)
+    assert len(children(process.pid)) >= 2
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert run.status()["state"] == "stopped"
+    assert "goes on from the last checkpoint" in said
 
 
 def damage_in_the_middle(path: Path) -> None:

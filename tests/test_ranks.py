@@ -7,18 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from processes import alive, children, wait_for
 
-from blocksparse_rnn import ranks, training
+from blocksparse_rnn import ranks, supervisor, training
 from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.command_line import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.norm import BatchNorm
 from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.stop import Stopped
 
 SHARES = (5, 3, 0)
 """Frames of each rank; one has none of its own."""
@@ -148,21 +151,6 @@ def metrics_of(run: RunFolder) -> list[str]:
     return [row.rsplit(",", 1)[0] for row in run.metrics.read_text().splitlines()]
 
 
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
-def wait_for(condition, seconds: float = 200) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 def test_an_error_on_one_rank_ends_the_job_with_its_traceback(tone_settings, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(FAULT)
@@ -178,7 +166,7 @@ def test_an_error_on_one_rank_ends_the_job_with_its_traceback(tone_settings, tmp
     assert "error: rank 1 ended with exit code 1: ValueError" in said
     assert run.status()["state"] == "failed"
     assert "rank 1" in run.status()["error"]
-    wait_for(lambda: not alive(pids), 5)
+    wait_for(lambda: not any(map(alive, pids)), 5)
 
 
 @pytest.mark.slow
@@ -191,12 +179,38 @@ def test_a_killed_rank_or_job_leaves_no_process_behind(tone_settings, tmp_path, 
     killed = time.monotonic()
     os.kill(pids[1] if victim == "rank" else process.pid, signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
-    wait_for(lambda: not alive(pids), 30)
+    wait_for(lambda: not any(map(alive, pids)), 30)
     assert time.monotonic() - killed < 30
     if victim == "rank":
         assert process.returncode == 128 + signal.SIGKILL
         assert "rank 1 was killed by SIGKILL" in said
     assert training.train(settings)["resumed"]
+
+
+AS_IT_LEFT = """
+import pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as where another rank tore the connection
+pathlib.Path(sys.argv[1]).touch()
+signal.pause()
+"""
+
+
+def test_ranks_that_a_signal_ended_one_way_or_another_were_stopped(tone_settings, tmp_path, monkeypatch):
+    def rank(run, rank, count, port):
+        program = "import signal; signal.pause()" if rank else AS_IT_LEFT
+        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "listens")])
+
+    def ask():
+        wait_for((tmp_path / "listens").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run = RunFolder.of(tone_settings())
+    run.create(tone_settings())
+    monkeypatch.setattr(supervisor, "_start", rank)
+    Thread(target=ask).start()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        supervisor.run_ranks(run, 2)
+    assert run.status()["state"] == "stopped"
 
 
 @pytest.mark.slow

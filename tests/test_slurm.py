@@ -80,6 +80,7 @@ def test_a_pruned_point_begins_only_with_the_result_of_its_dense_one(tone_settin
 def test_what_another_process_has_is_waited_for(tone_settings, tmp_path, monkeypatch):
     fake_slurm(tmp_path / "bin", monkeypatch)
     points = [tone_settings("launcher=slurm", f"sparsifier={s}") for s in ("none", "bp")]
+    monkeypatch.setattr("blocksparse_rnn.slurm._LOCK_PATIENCE", 0)
     slurm, jobs = build(points[0]["launcher"]), plan(points)
     with jobs[0].run.lock():
         slurm._submit(jobs[:1], {}, SweepTable(2))

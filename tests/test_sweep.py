@@ -17,6 +17,7 @@ from threading import Timer
 
 import pytest
 from omegaconf import OmegaConf
+from processes import alive, wait_for
 
 from blocksparse_rnn import slots
 from blocksparse_rnn.command_line import (
@@ -30,7 +31,7 @@ from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder
 from blocksparse_rnn.slots import Slots
 from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
-from blocksparse_rnn.sweep import plan, run_sweep, show_plan
+from blocksparse_rnn.sweep import Job, plan, run_sweep, show_plan
 from hydra_plugins.grids_sweeper import grid_overrides
 from hydra_plugins.slots_launcher import SlotsLauncher
 
@@ -201,20 +202,27 @@ def test_fail_fast_starts_nothing_more(tone_settings):
 
 @pytest.mark.parametrize("ends", ["with a result", "without one"])
 def test_a_run_that_another_process_has_is_waited_for(tone_settings, monkeypatch, capsys, ends):
-    monkeypatch.setattr("blocksparse_rnn.sweep._LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("blocksparse_rnn.sweep.LOCK_PATIENCE", 0.1)
     points = [tone_settings("sparsifier=none"), tone_settings("sparsifier=bp")]
     dense = RunFolder.of(points[0])
     lock = ExitStack()
     lock.enter_context(dense.lock())
 
     def end():
-        assert notes(points) == []  # the pruned point waits too: its q is the dense one's
+        begun.extend(notes(points))
         if ends == "with a result":
             dense.write_result({"cer": 0.2, "epochs": 1, "sparsity/prunable": 0.0})
         lock.close()
 
-    Timer(1.5, end).start()
+    def leave(job):
+        leave_to_others(job)
+        Timer(0.5, end).start()
+
+    begun: list = []
+    leave_to_others = Job.leave_to_others
+    monkeypatch.setattr(Job, "leave_to_others", leave)
     assert run_sweep(points, stub) == 0
+    assert begun == []  # the pruned point waited too: its q is the dense one's
     assert len(notes(points)) == (1 if ends == "with a result" else 2)
     assert f"busy     {dense.path.name}: another process is working on this run" in capsys.readouterr().out
 
@@ -226,7 +234,7 @@ from blocksparse_rnn import cli
 from blocksparse_rnn.runs import RunFolder
 
 def program():
-    with RunFolder(sys.argv[1]).lock(), RunFolder(sys.argv[1]).lock():
+    with RunFolder(sys.argv[1]).lock(), RunFolder(sys.argv[1]).lock(patience=0):
         pass
 
 cli.run(program)
@@ -235,7 +243,7 @@ cli.run(program)
 
 @pytest.mark.parametrize("other", ["still has it", "has let go"])
 def test_a_point_whose_job_another_one_overtook_is_waited_for(tone_settings, monkeypatch, other):
-    monkeypatch.setattr("blocksparse_rnn.sweep._LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("blocksparse_rnn.sweep.LOCK_PATIENCE", 0.1)
     points = [tone_settings()]
     run = RunFolder.of(points[0])
     lock = ExitStack()
@@ -380,13 +388,6 @@ def results(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "outputs").glob("*/result.json"))
 
 
-def wait_for(condition, seconds: float = 200) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def pids(tmp_path: Path) -> list[int]:
     """Processes of the jobs that have saved a checkpoint."""
     folders = [path.parents[1] for path in (tmp_path / "outputs").glob("*/checkpoints/last.ckpt")]
@@ -436,7 +437,7 @@ def test_after_kill_9_the_same_command_ends_with_every_point_done_once(command, 
     else:
         process.kill()
         process.wait()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in jobs), 30)
+        wait_for(lambda: not any(map(alive, jobs)), 30)
         assert results(tmp_path) == []
     done = run(sweep)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -456,7 +457,7 @@ def test_ctrl_c_ends_all_jobs_and_leaves_them_resumable(command, tmp_path):
     assert process.returncode == 130
     assert "the same command goes on" in shown
     assert "Traceback" not in shown
-    assert not any(Path(f"/proc/{pid}").exists() for pid in jobs)
+    assert not any(map(alive, jobs))
     states = [json.loads(f.read_text())["state"] for f in (tmp_path / "outputs").glob("*/status.json")]
     assert states == ["stopped", "stopped"]
     assert sorted(words[0] for words in planned(sweep)) == ["new", "resume", "resume"]

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from threading import Timer as After
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -215,10 +217,21 @@ def test_identity_knows_what_changes_a_result(tone_settings):
     assert run_name(settings) == f"gru-16-dense-s0-{identity(settings)[:6]}"
 
 
-def test_two_processes_cannot_work_on_one_run(tone_settings):
+def test_two_processes_cannot_work_on_one_run(tone_settings, monkeypatch):
+    monkeypatch.setattr("blocksparse_rnn.runs.LOCK_PATIENCE", 0.2)
     settings = tone_settings()
     with RunFolder.of(settings).lock(), pytest.raises(UserError, match="another process"):
         training.train(settings)
+
+
+def test_who_has_a_run_only_for_a_moment_is_waited_for(tmp_path):
+    for run in (RunFolder(tmp_path), RunFolder(tmp_path)):
+        held = ExitStack()
+        held.enter_context(run.lock())
+        After(0.3, held.close).start()
+        with RunFolder(tmp_path).lock():
+            assert RunFolder(tmp_path).is_locked()
+    assert not RunFolder(tmp_path).is_locked()
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(tone_settings, tmp_path):

@@ -106,7 +106,6 @@ class Checkpoints(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         self.trained = True
         self._since, self._cpu_since = time.monotonic(), time.process_time()
-        self.stop.listen()
         self.stop.deferring = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
@@ -151,9 +150,6 @@ class Checkpoints(pl.Callback):
         self._commit(trainer)
         self.stop.deferring = False
         self._end_if_asked(trainer)
-
-    def on_test_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
-        self.stop.listen()
 
     def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
         self.stop.deferring = False

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from blocksparse_rnn import ranks
 from blocksparse_rnn.checkpoints import load_weights
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs import RunFolder, same_network, same_recipe
@@ -24,6 +25,12 @@ def find_dense(settings: dict[str, Any], q: str) -> DenseWeights | None:
     """
     if q != "auto":
         return _load(_named(q))
+    # Another dense run may end between the ranks' looks.
+    chosen = ranks.from_first(_matching(settings))
+    return None if chosen is None else _load(chosen)
+
+
+def _matching(settings: dict[str, Any]) -> RunFolder | None:
     runs = [RunFolder(path.parent) for path in sorted(Path(settings["outputs"]).glob("*/result.json"))]
     matching = [
         (run, same_recipe(other, settings))
@@ -31,7 +38,7 @@ def find_dense(settings: dict[str, Any], q: str) -> DenseWeights | None:
         if run.best.is_file() and _is_dense(other := run.settings()) and same_network(other, settings)
     ]
     matching.sort(key=lambda pair: not pair[1])
-    return _load(matching[0][0]) if matching else None
+    return matching[0][0] if matching else None
 
 
 def _named(q: str) -> RunFolder:

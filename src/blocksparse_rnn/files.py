@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,7 +49,8 @@ def durable_file(path: Path, mode: str = "wb") -> Iterator[IO]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide why the file could not be written
+            temporary.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:

@@ -49,10 +49,9 @@ class MetricsCSV(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         epoch = int(metrics.get("epoch", 0))
         seconds = round(time.monotonic() - self._start, 2)
-        new = not self.path.exists()
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            if new:
+            if file.tell() == 0:
                 writer.writerow(self.COLUMNS)
             # Sorted: Lightning's order depends on when a metric was first logged, so on a resume.
             for name, value in sorted(metrics.items()):
@@ -62,10 +61,12 @@ class MetricsCSV(Logger):
     def forget_after(self, step: int) -> None:
         """Drop what an interrupted run logged beyond the step that its checkpoint goes on from."""
         if self.path.exists():
-            header, *rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if row.endswith("\n") and int(row.split(",", 1)[0]) < step]
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # On a disk that was full not even the header may be.
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [row for row in whole[1:] if int(row.split(",", 1)[0]) < step]
             with durable_file(self.path, "w") as file:
-                file.writelines([header, *kept])
+                file.writelines(whole[:1] + kept)
 
 
 def csv_only(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -147,6 +147,11 @@ def run_name(settings: dict[str, Any]) -> str:
     return "-".join([*choices, f"s{settings['seed']}", identity(settings)[:6]])
 
 
+LOCK_PATIENCE = 8.0
+"""Seconds in which whoever looks at a run or writes its settings has let go of it, and so have loader workers,
+which hold the lock that they were born with until they notice that their training was killed."""
+_LOCK_POLL = 0.1
+
 # libyaml's takes a twelfth of the time, and a report reads hundreds.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -237,8 +242,11 @@ class RunFolder:
             yaml.safe_dump(settings, file, sort_keys=False)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, patience: float | None = None) -> Iterator[None]:
         """Keep other processes from working on the same run; the system frees it with the process.
+
+        Args:
+            patience: seconds to wait for somebody who has it only for a moment; by default `LOCK_PATIENCE`.
 
         Raises:
             RunLocked: another process holds it.
@@ -250,17 +258,25 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunLocked(
-                    f"{self.path}: another process is working on this run; wait for it or change a setting"
-                ) from None
-            except OSError as error:  # a file system without locks
-                raise UserError(
-                    f"cannot lock {self.path}: {error.strerror}; choose a folder on a file system with locks"
-                ) from error
+            until = time.monotonic() + (LOCK_PATIENCE if patience is None else patience)
+            while not self._take(file):
+                if time.monotonic() > until:
+                    raise RunLocked(
+                        f"{self.path}: another process is working on this run; wait for it or change a setting"
+                    )
+                time.sleep(_LOCK_POLL)
             yield
+
+    def _take(self, file: IO[str]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # a file system without locks
+            raise UserError(
+                f"cannot lock {self.path}: {error.strerror}; choose a folder on a file system with locks"
+            ) from error
+        return True
 
     def is_locked(self) -> bool:
         """Whether another process works on this run now; writes nothing."""
@@ -323,7 +339,7 @@ class FollowedRun(RunFolder):
     """A run's folder as all ranks but the first have it: they read it, and leave writing to the first."""
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, patience: float | None = None) -> Iterator[None]:
         yield
 
     def create(self, settings: dict[str, Any]) -> None:

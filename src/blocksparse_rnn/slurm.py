@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from blocksparse_rnn.sweep import Job
 
 _POLL_SECONDS = 2.0
+_LOCK_PATIENCE = 1.0  # seconds for another sweep to write the settings of a point
 _SRC = Path(__file__).resolve().parents[1]
 
 
@@ -180,7 +181,7 @@ class Slurm:
 def _prepare(job: "Job") -> bool:
     """Write a point's settings where its job finds them; False where it can't be done now."""
     try:
-        with job.run.lock():
+        with job.run.lock(_LOCK_PATIENCE):
             job.run.create(job.settings)
         return True
     except RunLocked:

@@ -41,7 +41,8 @@ class StopRequests:
     def __enter__(self) -> "StopRequests":
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in SIGNALS}
-            self.listen()
+            for number in SIGNALS:
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -49,11 +50,6 @@ class StopRequests:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def listen(self) -> None:
-        """Take the signals (again): Lightning puts its own handlers in place whenever it starts."""
-        for number in self._before:
-            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self.deferring:

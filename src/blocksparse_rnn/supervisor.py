@@ -6,7 +6,6 @@ fails ends all. They watch a pipe of ours and end when we do, whatever ended us.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytorch_lightning as pl
+from torch.distributed import TCPStore
 
 from blocksparse_rnn import ranks
 from blocksparse_rnn.runs import RunFolder
@@ -38,11 +38,12 @@ def run_ranks(run: RunFolder, count: int) -> None:
         SystemExit: a rank failed; its last words are in standard error, all of them in RUN/rank-N.log.
         Stopped: after a signal, which the ranks got too.
     """
-    port = _free_port()
+    # Ours until all have ended: a port that is free now may be somebody else's once the ranks have loaded torch.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes: list[subprocess.Popen] = []
     try:
         for rank in range(count):
-            processes.append(_start(run, rank, count, port))
+            processes.append(_start(run, rank, count, store.port))
         with _passing_on(processes) as passed:
             ended_by_us = _watch(processes, passed)
     finally:
@@ -51,7 +52,10 @@ def run_ranks(run: RunFolder, count: int) -> None:
             process.wait()
     if processes[0].returncode == 0:
         return
-    if passed and processes[0].returncode in (128 + passed[0], -passed[0]):
+    obeyed = {code for number in passed for code in (128 + number, -number)}
+    if any(process.returncode in obeyed for process in processes):
+        # All were asked; one that had not begun to listen may have torn another's connection as it left.
+        run.update_status("stopped")
         raise Stopped(passed[0])
     failed = _cause(run, [0 if r in ended_by_us else p.returncode for r, p in enumerate(processes)])
     code = processes[failed].returncode
@@ -68,6 +72,7 @@ def _start(run: RunFolder, rank: int, count: int, port: int) -> subprocess.Popen
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the first rank need not open the port
         "OMP_NUM_THREADS": str(share),
         STDIN_IS_PARENT: "1",
         "PYTHONFAULTHANDLER": "1",  # a crash in native code tells where
@@ -161,17 +166,12 @@ def _log(run: RunFolder, rank: int) -> Path:
     return run.path / f"rank-{rank}.log"
 
 
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 class LeaveOnError(pl.Callback):
     """Ends a rank for good some seconds after an error, should cleaning up wait for the other ranks."""
 
-    def on_exception(self, trainer: pl.Trainer, *_: object) -> None:
+    def on_exception(self, trainer: pl.Trainer, recogniser: pl.LightningModule, error: BaseException) -> None:
         if ranks.launched():
-            timer = threading.Timer(_LEAVE, os._exit, [1])
+            code = error.exit_code if isinstance(error, Stopped) else 1
+            timer = threading.Timer(_LEAVE, os._exit, [code])
             timer.daemon = True
             timer.start()

@@ -17,7 +17,7 @@ from blocksparse_rnn.cli import BUSY
 from blocksparse_rnn.config import build, build_shapes
 from blocksparse_rnn.counts import count_parameters
 from blocksparse_rnn.errors import RunLocked, UserError, cannot_write
-from blocksparse_rnn.runs import RunFolder, needs_dense, same_network, same_recipe
+from blocksparse_rnn.runs import LOCK_PATIENCE, RunFolder, needs_dense, same_network, same_recipe
 from blocksparse_rnn.slots import Slots, job_command
 from blocksparse_rnn.stop import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep_table import SweepTable
@@ -26,7 +26,6 @@ FAILED = 1
 """Exit code of a sweep in which a point failed."""
 _POLL_SECONDS = 0.2
 _PATIENCE = 30.0  # seconds that jobs get to end after a signal
-_LOCK_PATIENCE = 5.0  # seconds for a job that is being killed to let go of its run
 
 
 @dataclass
@@ -241,15 +240,14 @@ class _Sweep:
     def _start(self, job: Job) -> None:
         assert job.slot is not None
         try:
-            with job.run.lock():
+            with job.run.lock(patience=0):  # the loop looks again, and after other jobs meanwhile
                 if job.run.result() is not None:  # another sweep was faster
                     job.state = "finished"
                     return
                 job.run.create(job.settings)
         except RunLocked:
-            # A job that is just being killed holds its lock for a moment.
             job.locked_since = job.locked_since or time.monotonic()
-            if time.monotonic() - job.locked_since > _LOCK_PATIENCE:
+            if time.monotonic() - job.locked_since > LOCK_PATIENCE:
                 job.leave_to_others()
             return
         except UserError as error:

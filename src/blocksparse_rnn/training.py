@@ -271,7 +271,7 @@ def make_trainer(
         precision = "bf16-mixed" if _on_gpu(accelerator) else "32-true"
     # Named, since Lightning takes any process in a SLURM allocation for one of several.
     environment = TorchElasticEnvironment() if ranks.launched() else LightningEnvironment()
-    return pl.Trainer(
+    trainer = pl.Trainer(
         default_root_dir=run.path,
         callbacks=[*callbacks, SkipNonFinite(max_skipped)],
         logger=loggers,
@@ -292,6 +292,9 @@ def make_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    # It would take them from `StopRequests` and, within a handler, wait for ranks that wait elsewhere for this one.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _strategy(name: str) -> str | DDPStrategy:

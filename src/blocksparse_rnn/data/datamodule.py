@@ -5,6 +5,7 @@ Shapes: B batch, S samples.
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -293,7 +294,18 @@ class SpeechData(pl.LightningDataModule):
 
 
 def _leave_signals_to_the_training(worker: int) -> None:
-    """A loader's worker ends when the training tells it to, not when a terminal or scheduler does."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """A loader's worker ends when the training tells it to, not when a terminal or scheduler does.
+
+    A scheduler's SIGTERM reaches every process of a job, and the training needs its loader until it has saved.
+    Only the sender tells it from the SIGTERM by which the training ends its workers.
+    """
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
