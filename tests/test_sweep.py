@@ -126,7 +126,7 @@ def test_each_of_eight_gpus_has_one_job_at_a_time(tone_settings, monkeypatch, gp
 
 def test_slots_on_a_cpu_share_its_threads(tone_settings, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(slots, "_cores", lambda: 8)
+    monkeypatch.setattr(slots, "cores", lambda: 8)
     points = with_seeds(tone_settings("launcher.slots=3"), 3)
     assert run_sweep(points, stub) == 0
     assert [note["threads"] for note in notes(points)] == ["2", "2", "2"]
@@ -140,7 +140,7 @@ def test_without_a_number_slots_have_as_many_threads_as_a_job_wants(
     monkeypatch, threads_per_job, count, threads
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(slots, "_cores", lambda: 8)
+    monkeypatch.setattr(slots, "cores", lambda: 8)
     environments = launcher(slots=None, threads_per_job=threads_per_job).environments(devices=1)
     assert [environment["OMP_NUM_THREADS"] for environment in environments] == [threads] * count
 

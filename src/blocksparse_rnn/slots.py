@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import cores
 
 _SRC = Path(__file__).resolve().parents[1]
 _OF_OTHER_PROCESSES = (
@@ -73,8 +74,8 @@ class Slots:
         base["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SRC), os.environ.get("PYTHONPATH")]))
         gpus = visible_gpus() if devices else []
         if not gpus:
-            slots = self.slots or max(1, _cores() // (self.threads_per_job or _cores()))
-            threads = {"OMP_NUM_THREADS": str(max(1, _cores() // slots))}
+            slots = self.slots or max(1, cores() // (self.threads_per_job or cores()))
+            threads = {"OMP_NUM_THREADS": str(max(1, cores() // slots))}
             return [threads | base for _ in range(slots)]  # what the user's environment says counts
         if devices > self.gpus_per_job:
             raise UserError(
@@ -101,10 +102,3 @@ def visible_gpus() -> list[str]:
 def job_command(run: Path) -> list[str]:
     """The program that does the job of one run folder."""
     return [sys.executable, "-m", "blocksparse_rnn.job", str(run)]
-
-
-def _cores() -> int:
-    """Cores that we may use, which is fewer than the machine has in many a batch job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
