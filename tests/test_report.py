@@ -462,36 +462,6 @@ def test_rows_stand_in_order(tmp_path):
     assert order == [(176, "none", ""), *((440, *each) for each in blocks)]
 
 
-def test_runs_that_did_not_finish_are_named(tmp_path):
-    write_run(tmp_path, 0.04)
-    write_run(tmp_path, None, sparsifier="bp")
-    broken = write_run(tmp_path, 0.05, sparsifier="glp")
-    (broken / "result.json").write_text("{")
-    foreign = write_run(tmp_path, 0.05, sparsifier="gl")
-    (foreign / "result.json").write_text("[1]")
-    older = write_run(tmp_path, 0.05, width=176)
-    (older / "result.json").write_text('{"cer": 0.1}')
-    write_run(tmp_path, 0.05, seed=3, model="gru")
-    write_run(tmp_path, 0.05, seed=4, trainer={"max_epochs": 12, "max_steps": -1})
-    for seed, changes in ((5, {"cer": None}), (6, {"wer": "?"}), (7, {"parameters": {"total": 7}})):
-        odd = write_run(tmp_path, 0.05, seed=seed)
-        result = json.loads((odd / "result.json").read_text()) | changes
-        (odd / "result.json").write_text(json.dumps(result))
-    own = tmp_path / "440-none-4-0-1.5-0.9/wandb/offline-run-1/files"
-    own.mkdir(parents=True)
-    (own / "config.yaml").write_text("")
-    runs, others = read_runs([tmp_path])
-    assert len(runs) == 1
-    assert len(others) == 9
-    assert sum("of another program, or of another version" in line for line in others) == 5
-    assert sum("is damaged" in line for line in others) == 3
-    assert any(line.endswith(": failed") for line in others)
-    assert any("unreadable" in line for line in others)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no finished run"):
-        read_runs([tmp_path / "empty"])
-
-
 def test_the_program_writes_a_page_and_a_picture(tmp_path):
     for width in (176, 440):
         write_run(tmp_path / "runs", 0.04, width=width)

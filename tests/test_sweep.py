@@ -171,16 +171,20 @@ def test_a_failure_stands_alone_and_is_reported(tone_settings, capsys):
     assert [len(list(RunFolder.of(p).path.glob("attempt-*"))) for p in points] == [1, 2, 1]
 
 
-def test_a_result_of_an_older_version_is_one_and_a_damaged_one_a_line(tone_settings, capsys):
+def test_a_result_of_an_older_version_is_one_and_a_damaged_or_foreign_one_a_line(tone_settings, capsys):
     points = [tone_settings()]
     run = RunFolder.of(points[0])
     run.path.mkdir(parents=True)
     (run.path / "result.json").write_text('{"cer": 0.25}')
     assert run_sweep(points, stub) == 0
     assert f"finished {run.path.name}: test CER 0.2500\n" in capsys.readouterr().out
-    for damaged in ("{}", "[1]", '{"cer": null}', '{"cer":'):
-        (run.path / "result.json").write_text(damaged)
-        with pytest.raises(UserError, match=r"result.json: is damaged; delete it"):
+    foreign = "is not a result of this program"
+    for text, problem in (
+        *(("{}", foreign), ("[1]", foreign), ('{"cer": null}', foreign)),
+        *(('{"cer":', "is damaged"), ("[" * 100_000, "is damaged")),
+    ):
+        (run.path / "result.json").write_text(text)
+        with pytest.raises(UserError, match=rf"result.json: {problem}; move it away"):
             run_sweep(points, stub)
 
 

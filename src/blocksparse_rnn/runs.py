@@ -213,18 +213,21 @@ class RunFolder:
         """What result.json says; None while the run is not finished.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or no result of this program.
         """
+        file = self.path / "result.json"
+        advice = "move it away, and the run is done again"
         try:
-            result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-            float(result["cer"])  # which every result has
-            return result
+            result = json.loads(file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except (RecursionError, ValueError):
+            raise UserError(f"{file}: is damaged; {advice}") from None
+        try:
+            float(result["cer"])  # which every result has
         except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{self.path / 'result.json'}: is damaged; delete it, and the run is done again"
-            ) from None
+            raise UserError(f"{file}: is not a result of this program; {advice}") from None
+        return result
 
     def create(self, settings: dict[str, Any]) -> None:
         """Make the folder and write the settings into it.

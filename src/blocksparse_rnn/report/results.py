@@ -1,14 +1,16 @@
 """Finished runs as rows: error rates, sparsity, and how they compare with dense runs."""
 
+import json
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import CONF
@@ -17,16 +19,57 @@ from blocksparse_rnn.runs import RunFolder, identity, recipe
 REFERENCE = {"rnn": 1760, "gru": 2560}
 """Width of each family's dense reference row, as the paper numbers its rows."""
 _SCHEDULES = {"PaperSchedule": "paper", "CubicSchedule": "cubic"}
-_NEEDED = {
-    "result.json": (
-        *("name", "identity", "cer", "wer", "sparsity/total", "sparsity/prunable", "sparsity/matrices"),
-        *("parameters", "device", "threads", "commit", "wall_seconds"),
-    ),
-    "config.yaml": ("model", "width", "block", "seed", "sparsifier", "optimizer", "scale", "trainer", "data"),
-}
+_FOREIGN = "is of another program, or of another version of this one"
+_MEND = "fetch a copy, or move the run away and train again"
 _ORDER = ("none", "bp", "glp", "gl")
 _SPEECH = ("accents", "voices", "rate_wpm", "pitch")
 """Settings of synthetic speech that are named where they are not as usual."""
+
+
+_Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Error rates may exceed 1, by insertions."""
+_Share = Annotated[_Figure, Field(le=1)]
+
+
+class _Needed(BaseModel):
+    """What a report needs of a file, which may hold more; a number in quotes is none."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Parameters(_Needed):
+    nonzero: _Figure
+
+
+class _Result(_Needed):
+    name: str
+    identity: str
+    cer: _Figure
+    wer: _Figure
+    dev_cer: _Figure | None = None
+    total: _Share = Field(alias="sparsity/total")
+    prunable: _Share = Field(alias="sparsity/prunable")
+    matrices: dict[str, _Share] = Field(alias="sparsity/matrices")
+    parameters: _Parameters
+    device: str
+    threads: int
+    commit: str | None
+    wall_seconds: _Figure
+    cpu_seconds: _Figure = 0.0
+
+
+class _Settings(_Needed):
+    """Of the groups, what is in them shows when a row is made of it."""
+
+    model: dict[str, Any]
+    width: int
+    block: int | str
+    seed: int
+    sparsifier: dict[str, Any]
+    optimizer: dict[str, Any]
+    scale: dict[str, Any]
+    trainer: dict[str, Any]
+    data: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -123,7 +166,7 @@ class Run:
         """The model's settings but its width, in which it may differ from the reference row's."""
         return {key: value for key, value in self.settings["model"].items() if key != "hidden_size"}
 
-    @property
+    @cached_property
     def choices(self) -> str:
         """Everything on which the result depends besides the seed."""
         # Whose weights were tested again says their own recipe; earlier results lack it.
@@ -176,59 +219,102 @@ class Row:
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """Every finished run below some folders, and a line for each run that is not finished.
+    """Every finished run below some folders, and a line for each other one: why it is left out.
 
     Raises:
-        UserError: a folder doesn't exist, or none holds a finished run.
+        UserError: a folder doesn't exist, or none holds a finished run, and why.
     """
-    runs: dict[str, Run] = {}
+    runs: list[Run] = []
+    known: dict[Any, Run] = {}
     others: list[str] = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder; give one with runs, such as outputs/")
         for run in _run_folders(folder):
             try:
-                if (run.path / "result.json").exists():
-                    found = _read(run)
-                    key = found.result["identity"]
-                    if key in runs:
-                        others.append(f"{run.path}: the same run as {runs[key].path}, counted once")
-                    else:
-                        runs[key] = found
-                else:
-                    others.append(f"{run.path}: {run.status().get('state', 'not started')}")
-            except (ValueError, OSError, yaml.YAMLError) as error:
-                others.append(f"{run.path}: unreadable ({str(error).splitlines()[0]})")
+                found = _read(run)
+            except (ValueError, OSError) as error:
+                others.append(f"{run.path}: {error}")
+                continue
+            # Copies share the identity that was recorded, though their folders' names may be cut out of the settings.
+            # The same settings and seed in a run recorded as another, such as by an older version, are no new sample.
+            point = found.group, found.choices, found.settings["seed"]
+            same = known.get(found.result["identity"]) or known.get(point)
+            if same:
+                others.append(f"{run.path}: {_repeats(found, same)}")
+            else:
+                runs.append(found)
+                known |= {found.result["identity"]: found, point: found}
     if not runs:
         named = ", ".join(map(str, folders))
-        raise UserError(f"{named}: no finished run in it ({len(others)} others); train one with src/train.py")
-    return list(runs.values()), others
+        left_out = "".join(f"\nleft out: {line}" for line in others)
+        raise UserError(f"{named}: no finished run in it; train one with src/train.py{left_out}")
+    return runs, others
 
 
 def _run_folders(folder: Path) -> Iterator[RunFolder]:
     """Those below a folder; what W&B and others keep for themselves may have a config.yaml too."""
-    for config in sorted(folder.rglob("config.yaml")):
-        inside = config.relative_to(folder).parts
-        if not any(part == "wandb" or part.startswith(".") for part in inside):
-            yield RunFolder(config.parent)
+    files = [file for name in ("config.yaml", "result.json") for file in folder.rglob(name)]
+    for path in sorted({file.parent for file in files}):
+        if not any(part == "wandb" or part.startswith(".") for part in path.relative_to(folder).parts):
+            yield RunFolder(path)
 
 
 def _read(run: RunFolder) -> Run:
-    """A finished run; ValueError where its files are not such as this version writes."""
-    settings, result = run.settings(), run.result()
-    for name, content in {"result.json": result, "config.yaml": settings}.items():
-        missing = [key for key in _NEEDED[name] if not isinstance(content, dict) or key not in content]
-        if missing:
-            raise ValueError(f"{name} lacks {', '.join(missing)}: of another program, or of another version")
-    assert result is not None
+    """A finished run; ValueError or OSError says why it is none, or not one of this program's."""
+    if not (run.path / "result.json").exists():
+        status: Any = run.status()
+        raise ValueError(
+            status.get("state", "not started") if isinstance(status, dict) else "status.json is damaged"
+        )
+    try:
+        result = json.loads((run.path / "result.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"result.json is damaged: no JSON; {_MEND}") from None
+    _check("result.json", _Result, result)
+    if not (run.path / "config.yaml").exists():
+        raise ValueError("result.json has no config.yaml beside it; copy the run's settings there")
+    try:
+        settings = run.settings()
+    except (ValueError, RecursionError, yaml.YAMLError):
+        raise ValueError(f"config.yaml is damaged: no YAML; {_MEND}") from None
+    _check("config.yaml", _Settings, settings)
     found = Run(run.path, settings, result)
     try:
-        _order(_row([found], [found]))
+        rows_of([found])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{type(error).__name__}: {error}: of another program, or of another version"
-        ) from None
+        raise ValueError(f"config.yaml {_FOREIGN}: {type(error).__name__}: {error}") from None
     return found
+
+
+def _check(file: str, schema: type[_Needed], content: Any) -> None:
+    """ValueError says what a file lacks or, where it is one of this program, which of its values cannot be."""
+    try:
+        schema.model_validate(content if isinstance(content, dict) else {})
+    except ValidationError as error:
+        lacking, wrong = [], []
+        for problem in error.errors():
+            path = ".".join(map(str, problem["loc"]))
+            if problem["type"] == "missing":
+                lacking.append(path)
+            else:
+                must = problem["msg"].replace("Input should be", "must be")
+                wrong.append(f"{path}={problem['input']!r:.40} {must}")
+        if lacking:
+            raise ValueError(f"{file} {_FOREIGN}: lacks {', '.join(lacking)}") from None
+        raise ValueError(f"{file}: {'; '.join(wrong)}; {_MEND}") from None
+
+
+def _repeats(run: Run, other: Run) -> str:
+    """Why a run doesn't count beside another one."""
+    copied = run.result["identity"] == other.result["identity"]
+    line = f"the same {'run' if copied else 'settings and seed'} as {other.path}, counted once"
+    here, there = (
+        f"CER {100 * of.result['cer']:.2f} %, WER {100 * of.result['wer']:.2f} %" for of in (run, other)
+    )
+    if here == there:
+        return line
+    return f"{line}: that one counts, with {there}, this one has {here}; move away the one not to count"
 
 
 def by_name(runs: Iterable[Run]) -> dict[str, Run]:
