@@ -327,6 +327,9 @@ def test_wandb_offline_without_a_key_has_group_settings_and_result(tones, tmp_pa
     [record] = [line for line in printed.splitlines() if '"run_group"' in line]
     for expected in ('"run_group":"pilot"', '"job_type":"gru"', '"width":16', '"hidden_size":16'):
         assert expected in record, expected
+    # Of the rates on dev the last counts: the least may be of an epoch before the last pruning.
+    for name in ("val/cer", "val/wer"):
+        assert f'"name":"{name}","options":{{"defined":true}},"summary":{{"last":true}}' in printed
     summary = subprocess.run(
         [*inspect, "--summary"], capture_output=True, text=True, check=True, env=environment
     )

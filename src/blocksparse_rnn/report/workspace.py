@@ -7,10 +7,8 @@ from blocksparse_rnn.errors import UserError
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-_COLUMNS = (
-    *("config:model.cell", "config:width", "config:sparsifier.name", "config:block", "config:seed"),
-    *("summary:test/cer", "summary:test/wer", "summary:sparsity/prunable", "summary:parameters/nonzero"),
-)
+_CHOICES = ("model.cell", "width", "sparsifier.name", "block", "seed")
+_MEASURED = ("test/cer", "test/wer", "sparsity/prunable", "parameters/nonzero")
 
 
 def publish(place: str) -> str:
@@ -47,6 +45,7 @@ def build_workspace(place: str) -> "Workspace":
         raise UserError(f"--wandb: {error}; pip install wandb-workspaces") from None
 
     cer, summary = panels.SummaryMetric("test/cer"), panels.SummaryMetric
+    axes: list[panels.Config | panels.SummaryMetric] = [*map(panels.Config, _CHOICES), cer]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -62,13 +61,7 @@ def build_workspace(place: str) -> "Workspace":
                     ),
                     panels.ParallelCoordinatesPlot(
                         title="Choices",
-                        columns=[
-                            *(
-                                panels.ParallelCoordinatesPlotColumn(metric=f"c::{name}")
-                                for name in _choices()
-                            ),
-                            panels.ParallelCoordinatesPlotColumn(metric="test/cer"),
-                        ],
+                        columns=[panels.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes],
                     ),
                 ],
             ),
@@ -84,10 +77,12 @@ def build_workspace(place: str) -> "Workspace":
             ),
         ],
         runset_settings=ws.RunsetSettings(
-            order=[ws.Ordering(ws.Summary("test/cer"), ascending=True)], pinned_columns=list(_COLUMNS)
+            order=[ws.Ordering(ws.Summary("test/cer"), ascending=True)], pinned_columns=_columns()
         ),
     )
 
 
-def _choices() -> list[str]:
-    return [name.removeprefix("config:") for name in _COLUMNS if name.startswith("config:")]
+def _columns() -> list[str]:
+    """Columns of the table of runs, as W&B names them: a setting's own value lies under `value`."""
+    settings = ("config:{}.value{}{}".format(*name.partition(".")) for name in _CHOICES)
+    return [*settings, *(f"summary:{name}" for name in _MEASURED)]
