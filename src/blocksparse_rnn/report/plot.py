@@ -4,18 +4,22 @@ import textwrap
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from blocksparse_rnn.files import durable_file
-from blocksparse_rnn.report.curves import read_curves
+from blocksparse_rnn.report.curves import Curve, read_curves
 from blocksparse_rnn.report.results import Row, Run
 
+_Key = TypeVar("_Key")
 _MARKERS = {"none": "D", "bp": "o", "glp": "s", "gl": "^"}
+_STYLES: dict[str | None, Any] = {"paper": "-", "cubic": ":", None: "-."}
 _TOLD_APART = 10  # runs that a picture names one by one, at most
 
 
@@ -123,9 +127,7 @@ def of_several_blocks(rows: list[Row]) -> list[Row]:
 def block_panel(axes: Axes, rows: list[Row]) -> None:
     """CER against block size: a colour for each model and sparsity, a line for each algorithm."""
     blocks = sorted({row.block for row in rows if row.block}, key=_area)
-    told = dict.fromkeys((row.model, _series(row)[2]) for row in sorted(rows, key=_series))
-    colours = {key: f"C{i % 10}" for i, key in enumerate(told)}
-    styles = {"paper": "-", "cubic": ":", None: "-."}
+    colours = _colour_each((row.model, _series(row)[2]) for row in sorted(rows, key=_series))
     series = sorted((row for row in rows if row.block), key=_series)
     for key, members in groupby(series, key=_series):
         line = sorted(members, key=lambda row: _area(row.block))
@@ -136,8 +138,8 @@ def block_panel(axes: Axes, rows: list[Row]) -> None:
             color=colour,
             marker=_MARKERS[line[0].sparsifier],
             mfc=_face(line[0], colour),
-            linestyle=styles[line[0].schedule],
-            label=f"{key[0]} {key[1]} {key[2]:.0f} %",
+            linestyle=_STYLES[line[0].schedule],
+            label=f"{key[0]} {key[1]} {key[2]:g} %",
         )
     for row in rows:
         if row.sparsifier == "none":
@@ -154,23 +156,44 @@ def block_panel(axes: Axes, rows: list[Row]) -> None:
 
 
 def schedules(runs: list[Run]) -> Figure:
-    """How the sparsity of each run rose, and its error rate on the way; of many runs only models are told apart."""
-    figure = Figure(figsize=(9, 7), dpi=140, layout="constrained")
+    """How the threshold and the sparsity of each run rose, and its error rate on the way; of many runs only models
+    and schedules are told apart."""
+    figure = Figure(figsize=(9, 9), dpi=140, layout="constrained")
     curves = [read_curves(run) for run in runs]
-    names = [label(run) if len(runs) <= _TOLD_APART else "{} {}".format(*run.model) for run in runs]
-    colours = {name: f"C{i % 10}" for i, name in enumerate(dict.fromkeys(names))}
-    metrics = {"sparsity/prunable": "sparsity, %", "val/cer": "dev CER, %"}
-    both = figure.subplots(2, 1, sharex=True)
-    for axes, (metric, title) in zip(both, metrics.items(), strict=True):
-        for name, of_run in zip(names, curves, strict=True):
-            steps, values = of_run.get(metric, ([], []))
-            axes.plot(steps, [100 * v for v in values], linewidth=1, color=colours[name])
+    names = labels(runs) if len(runs) <= _TOLD_APART else ["{} {}".format(*run.model) for run in runs]
+    colours = _colour_each(names)
+    metrics = {
+        ("threshold/",): ("threshold", 1),
+        ("sparsity/pruned", "sparsity/prunable"): ("sparsity, %", 100),
+        ("val/cer",): ("dev CER, %", 100),
+    }
+    every = figure.subplots(3, 1, sharex=True)
+    for axes, (beginnings, (title, unit)) in zip(every, metrics.items(), strict=True):
+        for run, name, of_run in zip(runs, names, curves, strict=True):
+            steps, values = _first(of_run, beginnings)
+            scaled = [unit * value for value in values]
+            axes.plot(steps, scaled, linewidth=1, color=colours[name], linestyle=_STYLES[run.schedule])
         axes.set_ylabel(title)
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")
     handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    kinds = {"paper": "paper's schedule", "cubic": "cubic schedule", None: "no schedule"}
+    used = dict.fromkeys(run.schedule for run in runs)
+    handles += [
+        Line2D([], [], color="black", linewidth=1, linestyle=_STYLES[kind], label=kinds[kind])
+        for kind in used
+    ]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=7)
     return figure
+
+
+def _first(curves: dict[str, Curve], beginnings: tuple[str, ...]) -> Curve:
+    """Of the metrics whose name has the first beginning that any has, the first by name."""
+    for beginning in beginnings:
+        found = sorted(name for name in curves if name.startswith(beginning))
+        if found:
+            return curves[found[0]]
+    return [], []
 
 
 def layers(runs: list[Run]) -> Figure:
@@ -187,13 +210,22 @@ def layers(runs: list[Run]) -> Figure:
         ]
         picture = axes.imshow(shares, aspect="auto", vmin=0, vmax=100, cmap="viridis")
         axes.set_yticks(range(len(names)), [name.removeprefix("recurrent.") for name in names], fontsize=6)
-        axes.set_xticks(range(len(family)), [label(run) for run in family], rotation=90, fontsize=6)
+        axes.set_xticks(range(len(family)), labels(family), rotation=90, fontsize=6)
         figure.colorbar(picture, ax=axes, label="sparsity, %")
     return figure
 
 
-def label(run: Run) -> str:
-    """A run in few words."""
+def labels(runs: list[Run]) -> list[str]:
+    """Runs in few words; with its seed where others would be called the same."""
+    names = [_label(run) for run in runs]
+    seeds = [
+        f" seed {run.settings['seed']}" if names.count(name) > 1 else ""
+        for run, name in zip(runs, names, strict=True)
+    ]
+    return [name + seed for name, seed in zip(names, seeds, strict=True)]
+
+
+def _label(run: Run) -> str:
     cell, width = run.model
     target = "" if run.target is None else f" {100 * run.target:g} %"
     return f"{cell} {width} {run.algorithm} {run.block}{target}"
@@ -212,9 +244,16 @@ def _axes(figure: Figure, count: int) -> list[Axes]:
     return list(figure.subplots(count, 1, squeeze=False)[:, 0])
 
 
-def _colours(rows: list[Row]) -> dict[str, str]:
+def _colours(rows: list[Row]) -> dict[str, Any]:
     models = sorted({(row.cell != "rnn", row.width, row.model) for row in rows})
-    return {model: f"C{i % 10}" for i, (*_, model) in enumerate(models)}
+    return _colour_each(model for *_, model in models)
+
+
+def _colour_each(keys: Iterable[_Key]) -> dict[_Key, Any]:
+    """A colour for each of some keys, in their order; none twice among twenty."""
+    found = list(dict.fromkeys(keys))
+    palette = colormaps["tab10" if len(found) <= 10 else "tab20"]
+    return {key: palette(i % palette.N) for i, key in enumerate(found)}
 
 
 def _area(block: str) -> tuple[int, ...]:
@@ -224,10 +263,12 @@ def _area(block: str) -> tuple[int, ...]:
 
 
 def _series(row: Row) -> tuple[str, str, float]:
-    return row.model, row.algorithm, round(100 * row.prunable_sparsity)
+    # What was aimed at: runs with the same target miss it by hundredths.
+    share = row.prunable_sparsity if row.target is None else row.target
+    return row.model, row.algorithm, round(100 * share, 1)
 
 
-def _point(axes: Axes, x: float, row: Row, colour: str, size: float) -> None:
+def _point(axes: Axes, x: float, row: Row, colour: Any, size: float) -> None:
     error = None if row.cer_deviation is None else 100 * row.cer_deviation
     marker, face = _MARKERS[row.sparsifier], _face(row, colour)
     axes.errorbar(
@@ -235,7 +276,7 @@ def _point(axes: Axes, x: float, row: Row, colour: str, size: float) -> None:
     )
 
 
-def _face(row: Row, colour: str) -> str:
+def _face(row: Row, colour: Any) -> Any:
     """Markers of the cubic schedule are hollow."""
     return "none" if row.schedule == "cubic" else colour
 
@@ -246,7 +287,7 @@ def _sizes(rows: list[Row]) -> dict[str, float]:
     return {"": 6.0} | {block: 4.5 + 1.75 * i for i, block in enumerate(blocks)}
 
 
-def _legend(axes: Axes, rows: list[Row], colours: dict[str, str], dense: str, front: bool) -> None:
+def _legend(axes: Axes, rows: list[Row], colours: dict[str, Any], dense: str, front: bool) -> None:
     """Colours and markers in use; `dense` is the line or the marker of dense models."""
     handles = [Line2D([], [], color=c, linewidth=4, label=model) for model, c in colours.items()]
     sizes = _sizes(rows)

@@ -90,6 +90,8 @@ class BlockPruning(Sparsifier):
         """Name -> (R, C), True where a block is kept."""
         self.thresholds: dict[str, float] = {}
         """Matrix type, or `score` with a target, -> threshold of the last update."""
+        self.pruned = 0.0
+        """Share of the prunable weights that the masks have taken."""
         self.q: dict[str, float] = {}
         self.q_source: str | None = None
         self.steps: Steps | None = None
@@ -176,6 +178,8 @@ class BlockPruning(Sparsifier):
         # At every step: Lightning repeats what was logged once until the epoch ends, unless it resumes.
         for name, threshold in self.thresholds.items():
             recogniser.log(f"threshold/{name}", threshold)
+        if self.thresholds:
+            recogniser.log("sparsity/pruned", self.pruned)
 
     def _update_and_apply(self, itr: int, trainer: pl.Trainer, recogniser: Any) -> None:
         assert self.steps is not None
@@ -236,6 +240,9 @@ class BlockPruning(Sparsifier):
         """Zero the pruned weights and their momentum; with their gradients zero they stay so."""
         if all(self.masks[m.name].all() for m in matrices):
             return  # nothing is pruned yet, and no step need look
+        self.pruned = 1 - sum(int(mask.sum()) for mask in self.masks.values()) / sum(
+            mask.numel() for mask in self.masks.values()
+        )
         self._weight_masks = [expand(self.masks[m.name], self.block).to(m.weight.dtype) for m in matrices]
         for m, mask_OI in zip(matrices, self._weight_masks, strict=True):
             self._rate_factors[m.weight] = float(mask_OI.mean()) ** -self.rate_exponent
