@@ -528,14 +528,14 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     assert "BP 4x4 at 80 %: 11.00 (10.0 % worse)" in flat
     assert "GLP 4x4 at 90 %: 12.50 (25.0 % worse)" in flat
     assert "best block is 4x4 (10.95), the worst 16x16 (14.00)" in flat
-    assert "GLP hears better than BP at 1 of 2 sparsities (80 %)" in flat
+    assert "GLP hears better than BP at 1 of 2 sparsities (80 %)." in flat
     lines = [re.sub(" *[|] *", "|", line) for line in page.splitlines()]
     assert "|of prunable %|BP 4x4|GLP 4x4|" in lines
     assert "|80.0|11.00|10.50|" in lines
     assert "|16x16|14.00|" in lines
     assert "hears better than 1 of these 1" in flat
     assert "|2|90.0|20.00|90.0|10.50|" in lines  # a lasso beside a GLP row with no fewer zeros
-    assert "the best is rnn 640, 90.0 % sparse, with 10.95" in flat
+    assert "not zero the best is rnn 440, GLP 4x4, 90.0 % sparse, with 10.50" in flat
     assert "3 h of synthetic speech" in flat
     assert "| rnn 440 | 10.00 | 0.0 | -9.1 |" in re.sub(" +", " ", page)
     assert "|CER of 5 to 25 %|yes: 9.80 to 13.00|" in lines
@@ -555,11 +555,11 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
     ]
     for picture in re.findall(r"\((results/.*?png)\)", page):
         assert (tmp_path / "docs" / picture).stat().st_size > 10_000
-    assert page.count("](results/") == 5
+    assert page.count("](results/") == 6
     (tmp_path / "runs/shipped/bench.json").write_text("{}")
     with pytest.raises(UserError, match="not a benchmark of models"):
         write_answers(runs, [tmp_path / "runs"], tmp_path / "docs")
-    small = write_run(tmp_path / "small", 0.105, width=136)
+    small = write_run(tmp_path / "small", 0.115, width=136)
     text = (small / "result.json").read_text().replace("4244000", "471000")
     (small / "result.json").write_text(text)
     between = tmp_path / "runs/640-bp-4-0-1.5-0.9/result.json"
@@ -568,10 +568,14 @@ def test_the_answers_say_what_the_runs_say(tmp_path):
         read_runs([tmp_path / "runs", tmp_path / "small"])[0], [tmp_path / "small"], tmp_path
     )
     flat = " ".join(page.read_text().split())
-    assert "the best is the dense rnn 136 with 10.50." in flat
+    assert "of that size, rnn 136, has 11.50, and rnn 440, with 9 times as many, 10.00" in flat
+    assert (
+        "1.5 points pruning from wider ones recovers at best 67 % (GLP 4x4 of rnn 440), 33 % (BP 4x4" in flat
+    )
+    assert "Worse than the small dense one hear rnn 440 (BP 4x4), rnn 440 (GLP 4x4), rnn 440 (GL 2" in flat
     assert "hear better than a dense one with as many weights would" in flat
     lines = [re.sub(" *[|] *", "|", line) for line in page.read_text().splitlines()]
-    assert "|rnn 640|bp|90.0|1.41|10.95|10.14|-7.9|" in lines  # sqrt(0.105 * 0.098)
+    assert "|rnn 640|bp|90.0|1.41|10.95|10.62|-3.1|" in lines  # sqrt(0.115 * 0.098)
     assert "was another one than now" in flat  # the settings of these runs are made up
     only = [run for run in runs if run.sparsifier == "gl"]
     with pytest.raises(UserError, match="no row of the paper's table"):
@@ -655,6 +659,26 @@ def test_recognisers_tested_by_other_transcripts_stand_beside_what_they_were_tra
     assert "|rnn 440|dense|0.0|10.00|2.00|0.0|" in lines
     assert "|rnn 176|dense|0.0|12.00|3.00|-50.0|" in lines
     assert sum(line.startswith("|rnn") for line in lines) == 2
+    # What part of the rates is the corpus's stands where the corpus is judged.
+    [corpus] = re.findall("## The corpus.*?## The paper's table", page, re.DOTALL)
+    assert "the same recognisers have 8.0 to 9.0 points less" in corpus
+    lines = [re.sub(" *[|] *", "|", line) for line in corpus.splitlines()]
+    assert "|asked of dense models|RNNs|RNNs tested again|" in lines
+    assert "|the 704-row at least 15 % worse than the reference|yes: 20.0 %|yes: 50.0 %|" in lines
+
+
+def test_differences_no_larger_than_those_between_seeds_are_named(tmp_path):
+    for seed, cer in ((0, 0.100), (1, 0.104)):
+        write_run(tmp_path / "runs", cer, seed=seed)
+    for target, bp, glp in ((0.8, 0.110, 0.109), (0.9, 0.120, 0.110)):
+        write_run(tmp_path / "runs", bp, sparsifier="bp", target=target)
+        write_run(tmp_path / "runs", glp, sparsifier="glp", target=target)
+    folders = [tmp_path / "runs"]
+    page = write_answers(read_runs(folders)[0], folders, tmp_path / "docs").read_text()
+    assert (
+        "at 2 of 2 sparsities (80, 90 %); at 80 % the two differ by no more than seeds do (0.28 points"
+        in page
+    )
 
 
 @pytest.mark.parametrize(
@@ -675,9 +699,14 @@ def test_the_committed_pages_are_what_the_committed_results_say(folders, docs, t
 
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
 def test_the_wandb_workspace_asks_for_what_runs_log():
-    described = str(build_workspace("team/speech")._to_model())
+    described = build_workspace("team/speech")._to_model().model_dump_json()
     for name in ("test/cer", "sparsity/prunable", "parameters/nonzero", "val/cer", "train/loss", "masks"):
         assert name in described
+    # Settings as W&B stores them, each under `value`, in the panel of choices and in the table's columns.
+    settings = ["model.value.cell", "width.value", "sparsifier.value.name", "block.value", "seed.value"]
+    axes = [*(f"config:{name}" for name in settings), "summary:test/cer"]
+    assert re.findall(r'"accessor":"(.*?)"', described) == axes
+    assert build_workspace("team/speech").runset_settings.pinned_columns[1:6] == axes[:-1]
     for wrong in ("team", "team/", "/speech", "a/b/c"):
         with pytest.raises(UserError, match="must be ENTITY/PROJECT"):
             build_workspace(wrong)

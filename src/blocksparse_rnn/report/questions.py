@@ -5,6 +5,7 @@ runs answer it.
 """
 
 import math
+import statistics
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -58,8 +59,10 @@ def blocks(rows: list[Row], scale: str, pictures: Path, folders: list[Path]) -> 
         for name, of in best.items()
         if len(of) > 1
     ]
-    gains = [1 - c.cer / p.cer for p in best["paper"] for c in best["cubic"] if p.block == c.block]
-    compared = f" The cubic schedule is better for {_wins(gains)}." if gains else ""
+    both = [(p, c) for p in best["paper"] for c in best["cubic"] if p.block == c.block]
+    gains = [1 - c.cer / p.cer for p, c in both]
+    alike = _alike({p.block: p.cer - c.cer for p, c in both}, rows)
+    compared = f" The cubic schedule is better for {_wins(gains)}{alike}." if gains else ""
     dense = [row for row in of_width if row.sparsifier == "none"]
     before = "".join(f" (dense: {rate(row)})" for row in dense)
     save(panels(dense + pruned, block_panel), pictures / "rq2.png")
@@ -77,7 +80,7 @@ CER in percent, {_seeds(pruned)}:
 {shipped_by_block(best["paper"], folders)}"""
 
 
-def algorithms(rows: list[Row]) -> str:
+def algorithms(rows: list[Row], scale: str, pictures: Path) -> str:
     """RQ3: block pruning, group lasso or both?"""
     reference = [row for row in _of_width(rows, "rnn", REFERENCE["rnn"]) if row.schedule != "cubic"]
     by = {
@@ -88,9 +91,10 @@ def algorithms(rows: list[Row]) -> str:
     if not both:
         return ""
     wins = [percent(b.target, 0) for b, g in both if g.cer < b.cer]
+    alike = _alike({f"{percent(b.target, 0)} %": b.cer - g.cer for b, g in both}, rows)
     text = f"GLP hears better than BP at {len(wins)} of {len(both)} sparsities"
-    text += f" ({', '.join(wins)} %)." if wins else "."
-    lines, beaten = [], 0
+    text += (f" ({', '.join(wins)} %)" if wins else "") + f"{alike}."
+    alone, lines, beaten = "", [], 0
     for row in by["gl"]:
         sparser = [g for g in by["glp"] if g.prunable_sparsity >= row.prunable_sparsity]
         next_one = min(sparser, key=lambda g: g.prunable_sparsity, default=None)
@@ -100,13 +104,18 @@ def algorithms(rows: list[Row]) -> str:
     if lines:
         headings = ("lambda_g", "GL: of prunable %", "CER %", "next GLP: of prunable %", "CER %")
         alone = (
-            f" A lasso alone has no target ({_seeds(by['gl'])}); the GLP row next to it with no fewer zeros "
+            f"A lasso alone has no target ({_seeds(by['gl'])}); the GLP row next to it with no fewer zeros "
             f"hears better than {beaten} of these {len(lines)}:\n\n"
         )
-        text += alone + Table("", headings, lines, words=0).render("github")
+        alone += Table("", headings, lines, words=0).render("github") + "\n\n"
+    dense = [row for row in reference if row.sparsifier == "none"]
+    save(panels([*dense, *by["bp"], *by["glp"], *by["gl"]], sparsity_panel), pictures / "rq3.png")
     return f"""## RQ3: BP, GL or GLP?
 
-Command and rows are those of RQ1. {text}
+{text}
+`{COMMAND.format("rq1_rq3_algorithms", scale)}`
+
+{alone}![CER against sparsity of each algorithm](results/rq3.png)
 """
 
 
@@ -115,31 +124,48 @@ def width(rows: list[Row], scale: str, pictures: Path) -> str:
     reference = reference_pruned(rows)
     if reference is None:
         return ""
-    pruned = [row for row in rows if row.cell == "rnn" and row.block == "4x4" and row.schedule == "paper"]
-    dense = [row for row in rows if row.cell == "rnn" and row.sparsifier == "none"]
-    alike = dense + [row for row in pruned if row.sparsifier == "bp"]
-    equal = [row for row in alike if abs(row.nonzero / reference.nonzero - 1) < 0.1]
+    rnns = [row for row in rows if row.cell == "rnn" and row.schedule in (None, "paper")]
+    pruned = [row for row in rnns if row.block == "4x4" and row.schedule == "paper"]
+    dense = [row for row in rnns if row.sparsifier == "none"]
+    equal = [row for row in rnns if abs(row.nonzero / reference.nonzero - 1) < 0.1]
     if len(equal) < 2:
         return ""
-    best, of_that_size = min(equal, key=cer), [row for row in dense if row in equal]
-    if best.sparsifier == "none":
-        told = f"the dense {best.model} with {rate(best)}."
-    else:
-        told = f"{best.model}, {percent(best.prunable_sparsity)} % sparse, with {rate(best)}."
-        told += "".join(
-            f" The dense model of that size, {row.model}, has {rate(row)}." for row in of_that_size
-        )
+    best = min(equal, key=cer)
     save(panels(dense + pruned, nonzero_panel), pictures / "rq4.png")
     return f"""## RQ4: does pruning a wider model recover the loss?
 
-Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not zero the best is
-{told}
-`{COMMAND.format("rq4_width", scale)}`
+Among models with about {reference.nonzero / 1e6:.2f} M parameters that are not zero the best is {_named(best)} with {rate(best)}.
+{_recovered(equal, dense)}`{COMMAND.format("rq4_width", scale)}`
 
 {brief_table(sorted(equal, key=lambda row: row.width)).render("github")}
 
 {_beside_dense([row for row in pruned if row not in equal], dense)}![CER against nonzero parameters](results/rq4.png)
 """
+
+
+def _recovered(equal: list[Row], dense: list[Row]) -> str:
+    """How much of what the small dense model loses against the reference those of its size win back by pruning."""
+    small = next((row for row in dense if row in equal), None)
+    reference = next((row for row in dense if row.paper_width == REFERENCE[row.cell]), None)
+    if small is None or reference is None or reference.cer >= small.cer:
+        return ""
+    lost = small.cer - reference.cer
+    pruned = [row for row in equal if row is not small]
+    kinds = dict.fromkeys(in_blocks(row) for row in sorted(pruned, key=cer))
+    best = [(kind, min((row for row in pruned if in_blocks(row) == kind), key=cer)) for kind in kinds]
+    shares = [
+        f"{percent((small.cer - row.cer) / lost, 0)} % ({kind} of {row.model})"
+        for kind, row in best
+        if row.cer < small.cer
+    ]
+    behind = [row for row in sorted(pruned, key=lambda row: row.width) if row.cer >= small.cer]
+    worse = dict.fromkeys(f"{row.model} ({in_blocks(row)})" for row in behind)
+    none = f" Worse than the small dense one hear {', '.join(worse)}." if worse else ""
+    return (
+        f"The dense one of that size, {small.model}, has {rate(small)}, and {reference.model}, with "
+        f"{reference.nonzero / small.nonzero:.0f} times as many, {rate(reference)}. Of these {percent(lost, 1)} points "
+        f"pruning from wider ones recovers {'at best ' + ', '.join(shares) if shares else 'none'}.{none}\n"
+    )
 
 
 def _beside_dense(pruned: list[Row], dense: list[Row]) -> str:
@@ -184,6 +210,27 @@ def cer(row: Row) -> float:
 def in_blocks(row: Row) -> str:
     """An algorithm and its block, such as `BP 4x4`."""
     return f"{row.algorithm.upper()} {row.block}"
+
+
+def _named(row: Row) -> str:
+    if row.sparsifier == "none":
+        return f"the dense {row.model}"
+    return f"{row.model}, {in_blocks(row)}, {percent(row.prunable_sparsity)} % sparse,"
+
+
+def _alike(differences: dict[str, float], rows: list[Row]) -> str:
+    """Which of some differences between rates are no larger than those between seeds."""
+    deviations = [row.cer_deviation for row in rows if row.cell == "rnn" and row.cer_deviation is not None]
+    if not deviations:
+        return ""
+    usual = statistics.mean(deviations)
+    small = [name for name, difference in differences.items() if abs(difference) <= usual]
+    if not small:
+        return ""
+    return (
+        f"; at {', '.join(small)} the two differ by no more than seeds do ({percent(usual, 2)} points, the mean "
+        f"standard deviation of the {len(deviations)} RNNs with several)"
+    )
 
 
 def _of_width(rows: list[Row], cell: str, paper_width: int) -> list[Row]:

@@ -3,6 +3,7 @@ task needs, and acoustics set their error rate.
 """
 
 import statistics
+from collections.abc import Sequence
 
 from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.results import REFERENCE, Row, Run, by_name
@@ -14,12 +15,13 @@ _NARROW_COSTS = 0.15
 _WIDTH_GAINS = 0.05
 
 
-def in_the_papers_regime(rows: list[Row], runs: list[Run]) -> str:
+def in_the_papers_regime(rows: list[Row], runs: list[Run], again: Sequence[Row] = ()) -> str:
     """What is asked of a corpus's dense models, and a table of them, in Markdown.
 
     Args:
         rows: of a corpus.
         runs: of which they are made.
+        again: of these models on other data, which are asked the same.
     """
     dense = [row for row in rows if row.sparsifier == "none"]
     named = by_name(runs)
@@ -30,13 +32,18 @@ def in_the_papers_regime(rows: list[Row], runs: list[Run]) -> str:
     }
     cells = [cell for cell in REFERENCE if any(row.cell == cell for row in dense)]
     answers = [_answers([row for row in dense if row.cell == cell], changes) for cell in cells]
+    tested = [of for cell in cells if (of := [r for r in again if r.sparsifier == "none" and r.cell == cell])]
+    answers += [_answers(of, {}) for of in tested]
     asked = (
         f"CER of {percent(_RATES[0], 0)} to {percent(_RATES[1], 0)} %",
         f"settled: changes by less than {percent(_SETTLED, 0)} % over the last fifth of a training",
         f"the 704-row at least {percent(_NARROW_COSTS, 0)} % worse than the reference",
         f"the widest less than {percent(_WIDTH_GAINS, 0)} % better than the reference",
     )
-    headings = ("asked of dense models", *(f"{cell.upper()}s" for cell in cells))
+    headings = (
+        *("asked of dense models", *(f"{cell.upper()}s" for cell in cells)),
+        *(f"{of[0].cell.upper()}s tested again" for of in tested),
+    )
     regime = Table("", headings, list(zip(asked, *answers, strict=True)), words=len(headings))
     models = [(row.model, rate(row), percent(row.perf), percent(changes.get(row.model))) for row in dense]
     headings = ("dense model", "CER %", "PERF %", "dev CER's change over the last fifth %")

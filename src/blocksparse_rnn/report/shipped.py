@@ -40,7 +40,7 @@ def shipped_by_block(rows: list[Row], folders: list[Path]) -> str:
     if not lines:
         return ""
     return (
-        f"Shipped, features to text, one utterance on one core ({', '.join(sorted(devices))}; the instructions that "
+        f"Shipped, those of the paper's schedule, features to text, one utterance on one core ({', '.join(sorted(devices))}; the instructions that "
         "its kernels use): times smaller than the dense checkpoint, times as fast as the dense model in torch on the "
         "same processor. Single weights and 8x2 are multiplied in blocks of 4, with zeros beside them.\n\n"
         f"{Table('', _HEADINGS, lines, words=2).render('github')}\n"
