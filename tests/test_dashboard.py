@@ -1,10 +1,11 @@
 """The page to explore, in a real browser that has no network."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 from test_report import write_run
 
 from blocksparse_rnn.report.dashboard import write_dashboard
@@ -15,6 +16,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get install chromium"),
 ]
+PATIENCE = 60_000  # ms, for a busy machine
+expect.set_options(timeout=PATIENCE)
 EVIL = "</script><img src=x onerror=alert(1)>"
 
 
@@ -36,22 +39,42 @@ def page_file(tmp_path):
     return tmp_path / "dashboard.html"
 
 
-@pytest.fixture
-def page(page_file):
+@pytest.fixture(scope="module")
+def browser():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        context = browser.new_context(offline=True)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a page as a browser with some settings shows it; what it complains of fails the test."""
+    complaints: list[str] = []
+    contexts = []
+
+    def opened(path: Path, **settings) -> Page:
+        context = browser.new_context(offline=True, **settings)
+        contexts.append(context)
         page = context.new_page()
-        complaints: list[str] = []
+        page.set_default_timeout(PATIENCE)
         page.on(
             "console", lambda message: complaints.append(message.text) if message.type == "error" else None
         )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
-        page.goto(page_file.as_uri())
-        yield page
-        assert complaints == []
-        browser.close()
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(opened, page_file):
+    return opened(page_file)
 
 
 def column(page: Page, title: str) -> list[str]:
@@ -60,8 +83,36 @@ def column(page: Page, title: str) -> list[str]:
     return page.locator(f"#runs tbody td:nth-child({place})").all_inner_texts()
 
 
-def traces(page: Page, plot: str) -> list[dict]:
-    return page.evaluate(f"document.getElementById('{plot}').data.map(t => ({{name: t.name, x: [...t.x]}}))")
+def place(page: Page, run: str) -> tuple[float, float]:
+    """Where the point of a run is, for the mouse."""
+    point = page.locator(f"#scatter .point[data-run^='{run}']")
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def picked(page: Page) -> Locator:
+    return page.locator("#runs tr.picked td:last-child")
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=5)
+    page.mouse.up()
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, rgb(r, g, b), by WCAG."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_table_sorts_by_any_column(page):
@@ -75,7 +126,8 @@ def test_the_table_sorts_by_any_column(page):
 def test_search_and_filters_narrow_table_and_plot(page):
     page.locator("#search").fill("440 DENSE")
     assert column(page, "CER %") == ["4.00", "5.00"]
-    assert [t["name"] for t in traces(page, "scatter")] == ["rnn 440"]
+    assert page.locator("#scatter-legend > span").all_inner_texts() == ["rnn 440"]
+    assert page.locator("#scatter .point").count() == 2
     page.locator("#search").fill("")
     page.locator("#algorithm").select_option("bp")
     assert column(page, "block") == ["4x4"]
@@ -85,34 +137,97 @@ def test_search_and_filters_narrow_table_and_plot(page):
 def test_selected_runs_are_overlaid_and_thinned(page):
     page.locator("#runs tbody tr").nth(0).click()
     page.locator("#runs tbody tr").nth(2).click()
-    drawn = traces(page, "curves")
-    assert len(drawn) == 2
-    assert all(len(t["x"]) == 200 and t["x"][0] == 1 and t["x"][-1] == 1000 for t in drawn)
+    lines = [path.get_attribute("d") or "" for path in page.locator("#curves .line").all()]
+    assert [line.count("L") for line in lines] == [199, 199]
     page.get_by_role("button", name="select none").click()
-    assert traces(page, "curves") == []
+    assert page.locator("#curves .line").count() == 0
 
 
 def test_what_is_no_number_is_a_gap(page):
     page.locator("#metric").select_option("sparsity/prunable")
     page.locator("#runs tbody tr").nth(0).click()
-    assert page.evaluate("[...document.getElementById('curves').data[0].y]") == [None, 50]
+    line = page.locator("#curves .line")
+    line.scroll_into_view_if_needed()
+    box = line.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#curves [role=tooltip]")).to_be_visible()
+    expect(page.locator("#curves [role=tooltip]")).to_contain_text("2, 50")
+    assert line.get_attribute("d").count("M") == 1
 
 
-def test_a_click_on_a_point_selects_its_run(page):
-    page.evaluate(
-        "document.getElementById('scatter').emit('plotly_click',"
-        " {points: [{customdata: document.getElementById('scatter').data[0].customdata[0]}]})"
-    )
-    assert page.locator("#runs tr.picked").count() == 1
+def test_the_mouse_over_a_point_tells_its_run(page):
+    tip = page.locator("#scatter [role=tooltip]")
+    page.mouse.move(*place(page, "440-glp"))
+    expect(tip).to_be_visible()
+    expect(tip).to_contain_text("440-glp-8x2-0")
+    expect(tip).to_contain_text("90, 8")
+    x, y = place(page, "440-none-4-0")
+    page.mouse.move(x, y)
+    expect(tip).to_contain_text("440-none-4-0")
+    page.mouse.move(x + 100, y)
+    expect(tip).to_be_hidden()
 
 
-def test_rows_are_selected_and_left_by_keyboard(page):
-    page.locator("#runs tbody tr").first.focus()
+def test_a_click_on_a_point_selects_its_run_and_another_leaves_it(page):
+    page.mouse.click(*place(page, "176-bp"))
+    expect(picked(page)).to_have_text([re.compile("^176-bp")])
+    expect(page.locator("#curves-legend")).to_contain_text("176-bp")
+    page.mouse.click(*place(page, "176-bp"))
+    expect(picked(page)).to_have_count(0)
+
+
+def test_a_drag_selects_the_points_inside(page):
+    (left, top), (right, bottom) = place(page, "176-bp"), place(page, "440-glp")
+    drag(page, (left - 20, top - 10), (right + 10, bottom + 10))
+    expect(picked(page)).to_have_text([re.compile("^440-glp"), re.compile("^176-bp")])
+    expect(page.locator("#scatter .drag")).to_have_count(0)
+
+
+def test_a_drag_zooms_and_a_double_click_shows_all(page):
+    page.locator("#runs tbody tr").first.click()
+    steps = page.locator("#curves text[text-anchor=middle]")
+    page.locator("#curves").scroll_into_view_if_needed()
+    box = page.locator("#curves").bounding_box()
+    middle, high = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    expect(steps.filter(has_text=re.compile("^1,000$"))).to_have_count(1)
+    drag(page, (box["x"] + 60, box["y"] + 20), (middle, high))
+    expect(steps.filter(has_text=re.compile("^1,000$"))).to_have_count(0)
+    page.mouse.dblclick(middle, high)
+    expect(steps.filter(has_text=re.compile("^1,000$"))).to_have_count(1)
+
+
+def test_the_keyboard_sorts_and_selects(page):
+    page.get_by_role("button", name="block").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert column(page, "CER %") == ["10.00", "8.00", "5.00", "4.00"]
+    expect(page.get_by_role("button", name="CER %")).to_be_focused()
+    page.get_by_role("button", name="run", exact=True).focus()
+    page.keyboard.press("Tab")
+    expect(page.locator("#runs tbody tr").nth(0)).to_be_focused()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    assert page.locator("#runs tr.picked td:nth-child(5)").all_inner_texts() == ["5.00", "8.00"]
+    expect(page.locator("#runs tr.picked td:nth-child(5)")).to_have_text(["8.00", "5.00"])
+    page.keyboard.press("Tab")  # one stop for all rows
+    expect(page.locator("#x")).to_be_focused()
+
+
+def test_runs_on_other_data_stand_apart(opened, tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / "runs", 0.1, seed=seed)
+    write_run(tmp_path / "runs", 0.01, hours=12)
+    write_dashboard(read_runs([tmp_path / "runs"])[0], tmp_path / "dashboard.html")
+    page = opened(tmp_path / "dashboard.html")
+    note = page.get_by_text("rates compare only where data is the same")
+    assert column(page, "CER %") == ["10.00"] * 3
+    expect(page.locator("#scatter .point")).to_have_count(3)
+    expect(note).to_be_hidden()
+    page.locator("#group").select_option(label="all")
+    assert column(page, "data") == ["12 h of synthetic speech"] + ["1.5 h of synthetic speech"] * 3
+    expect(note).to_be_visible()
 
 
 def test_settings_of_two_runs_stand_side_by_side(page):
@@ -133,16 +248,44 @@ def test_settings_of_two_runs_stand_side_by_side(page):
 
 
 def test_masks_are_shown_where_there_are_any(page):
-    assert page.locator("#masks").get_attribute("src").startswith("data:image/png;base64,")
+    page.wait_for_function("document.getElementById('masks').naturalWidth === 1")
     dense = next(n for n in page.locator("#masked option").all_inner_texts() if "none" in n)
     page.locator("#masked").select_option(dense)
     assert page.locator("#masks").is_hidden()
     assert "no masks" in page.locator("#masks-note").inner_text()
 
 
-def test_it_fits_a_phone_and_the_dark(page):
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_function("document.documentElement.scrollWidth <= 390", timeout=5000)
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+def test_models_look_different_and_stand_out_in_light_and_dark(opened, tmp_path):
+    for width in range(1, 21):
+        write_run(tmp_path / "runs", 0.1, width=width)
+    write_dashboard(read_runs([tmp_path / "runs"])[0], tmp_path / "dashboard.html")
+    for scheme in ("light", "dark"):
+        page = opened(tmp_path / "dashboard.html", color_scheme=scheme)
+        marks = page.locator("#scatter-legend path").evaluate_all(
+            "all => all.map(mark => [getComputedStyle(mark).stroke, getComputedStyle(mark).fillOpacity])"
+        )
+        assert len(set(map(tuple, marks))) == 20
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert min(contrast(colour, back) for colour, _ in marks) > 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_dark_where_the_system_is_until_the_button_says_otherwise(opened, page_file, scheme):
+    page = opened(page_file, color_scheme=scheme)
+    colours = "(({backgroundColor, color}) => [backgroundColor, color])(getComputedStyle(document.body))"
+    back, text = page.evaluate(colours)
+    assert contrast(back, "rgb(0, 0, 0)" if scheme == "dark" else "rgb(255, 255, 255)") < 1.5
+    assert contrast(back, text) > 7
     page.get_by_role("button", name="dark / light").click()
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    assert page.evaluate(colours)[0] != back
+    page.get_by_role("button", name="dark / light").click()
+    assert page.evaluate(colours) == [back, text]
+
+
+def test_it_fits_a_phone_and_its_fingers(opened, page_file):
+    page = opened(page_file, viewport={"width": 390, "height": 844}, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.touchscreen.tap(*place(page, "440-glp"))
+    expect(picked(page)).to_have_text([re.compile("^440-glp")])
+    page.set_viewport_size({"width": 700, "height": 390})
+    page.wait_for_function("document.querySelector('#scatter svg svg').getBoundingClientRect().width > 390")

@@ -8,8 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.results import Run
@@ -17,6 +15,8 @@ from blocksparse_rnn.report.results import Run
 _CURVES = ("val/cer", "val/loss", "train/loss", "sparsity/prunable", "sparsity/total")
 _POINTS = 200  # of a curve, at most
 _TEMPLATE = "dashboard.html"
+_PICTURE = "masks.png"
+_MASKS = "<!--MASKS-->\n"
 
 
 def write_dashboard(runs: list[Run], path: Path) -> None:
@@ -29,9 +29,16 @@ def write_dashboard(runs: list[Run], path: Path) -> None:
     # Inside a script element only "<" could end it: no name of a run can become markup.
     entries = _without_nan([_entry(run) for run in runs])
     data = json.dumps(entries, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    page = template.replace("/*PLOTLY*/", get_plotlyjs().replace("</script", "<\\/script"))
+    page, end = template.replace("/*RUNS*/", data).split(_MASKS)
     with durable_file(path, "w") as file:
-        file.write(page.replace("/*RUNS*/", data))
+        file.write(page)
+        # Nearly all of the page's bytes: they stand behind all that draws it, and are decoded when looked at.
+        for i, run in enumerate(runs):
+            if (run.path / _PICTURE).exists():
+                file.write(
+                    f'<script type="text/plain" id="masks-{i}">{_base64(run.path / _PICTURE)}</script>\n'
+                )
+        file.write(end)
 
 
 def _entry(run: Run) -> dict[str, Any]:
@@ -53,9 +60,8 @@ def _entry(run: Run) -> dict[str, Any]:
         "nonzero": result["parameters"]["nonzero"],
         "seconds": result.get("wall_seconds"),
         "settings": dict(_flat(run.settings)),
-        "matrices": result.get("sparsity/matrices", {}),
         "curves": {} if run.retested else _curves(run),
-        "masks": _picture(run.path / "masks.png"),
+        "masks": (run.path / _PICTURE).exists(),
     }
 
 
@@ -80,9 +86,12 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _curves(run: Run) -> dict[str, list[list[float]]]:
-    """Metric -> [steps, values], thinned out evenly."""
-    curves = read_curves(run)
-    return {m: [_thinned(axis) for axis in curves[m]] for m in _CURVES if m in curves}
+    """Metric -> [steps, values], thinned out evenly, to digits that a plot can show."""
+    found = {metric: curve for metric, curve in read_curves(run).items() if metric in _CURVES}
+    return {
+        metric: [_thinned(steps), [float(f"{value:.4g}") for value in _thinned(values)]]
+        for metric, (steps, values) in found.items()
+    }
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
@@ -91,7 +100,5 @@ def _thinned(values: Sequence[float]) -> list[float]:
     return [values[round(i * (len(values) - 1) / (_POINTS - 1))] for i in range(_POINTS)]
 
 
-def _picture(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode("ascii")
