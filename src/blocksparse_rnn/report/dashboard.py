@@ -8,11 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from plotly.offline import get_plotlyjs
+
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.report.curves import read_curves
 from blocksparse_rnn.report.results import Run
 
-_CURVES = ("val/cer", "val/loss", "train/loss", "sparsity/prunable", "sparsity/total")
+_CURVES = ("val/cer", "val/loss", "train/loss", "sparsity/prunable", "sparsity/pruned", "sparsity/total")
 _POINTS = 200  # of a curve, at most
 _TEMPLATE = "dashboard.html"
 _PICTURE = "masks.png"
@@ -29,7 +31,8 @@ def write_dashboard(runs: list[Run], path: Path) -> None:
     # Inside a script element only "<" could end it: no name of a run can become markup.
     entries = _without_nan([_entry(run) for run in runs])
     data = json.dumps(entries, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    page, end = template.replace("/*RUNS*/", data).split(_MASKS)
+    plotly = get_plotlyjs().replace("</script", "<\\/script")
+    page, end = template.replace("/*PLOTLY*/", plotly).replace("/*RUNS*/", data).split(_MASKS)
     with durable_file(path, "w") as file:
         file.write(page)
         # Nearly all of the page's bytes: they stand behind all that draws it, and are decoded when looked at.
