@@ -5,7 +5,7 @@ Every number and every comparison in the text is computed here, so that none can
 
 from itertools import combinations, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blocksparse_rnn.command_line import compose_settings
 from blocksparse_rnn.errors import UserError
@@ -72,7 +72,7 @@ def write_answers(runs: list[Run], folders: list[Path], docs: Path) -> Path:
         algorithms(main, scale, pictures),
         width(main, scale, pictures),
         _hours(by_hours, runs),
-        _tested_again(retests, runs),
+        _tested_again(retests),
         *(_elsewhere(rows, main, runs, i, pictures) for i, rows in enumerate(others)),
     ]
     text = "\n".join(section for section in sections if section)
@@ -115,20 +115,32 @@ def _recipe(scale: dict[str, Any], run: Run) -> dict[str, Any]:
     return {key: value for key, value in scale.items() if key not in unused}
 
 
-def _retests(rows: list[Row], main: list[Row], runs: list[Run]) -> list[tuple[Row, Row]]:
-    """Recognisers of the table's corpus tested again on other speech than they learnt, or on other transcripts of it;
-    each beside its row there."""
+class _Retest(NamedTuple):
+    """A recogniser of the table's corpus tested again on other speech than it learnt, or on other transcripts of it."""
+
+    row: Row
+    source: Row
+    """Where its run stands in the table."""
+    cer: float
+    """With which that very run was tested first."""
+
+
+def _retests(rows: list[Row], main: list[Row], runs: list[Run]) -> list[_Retest]:
     named = by_name(runs)
     sources = {name: row for row in main for name in row.names}
-    both = [(row, sources.get(Path(named[row.names[0]].settings["weights"]).name)) for row in rows]
-    return [(row, source) for row, source in both if source is not None and row.group != source.group]
+    found = []
+    for row in rows:
+        first = Path(named[row.names[0]].settings["weights"]).name
+        if first in sources and row.group != sources[first].group:
+            found.append(_Retest(row, sources[first], named[first].result["cer"]))
+    return found
 
 
-def _the_corpus(rows: list[Row], runs: list[Run], scale: str, retests: list[tuple[Row, Row]]) -> str:
+def _the_corpus(rows: list[Row], runs: list[Run], scale: str, retests: list[_Retest]) -> str:
     """How far the corpus makes of small models what the paper's made of its own."""
-    again, told = [row for row, _ in retests], ""
-    if again:
-        less = sorted(100 * (_rate_of(row, runs) - row.cer) for row in again)
+    told = ""
+    less = sorted(100 * (again.cer - again.row.cer) for again in retests)
+    if less and less[0] > 0:
         told = (
             f" On the data of *Tested again* the same recognisers have {less[0]:.1f} to {less[-1]:.1f} points less, "
             "whatever the model: so much of every rate below is the corpus's, and relative losses are larger there."
@@ -142,13 +154,11 @@ should ask the same of small networks, by the measures below; `{COMMAND.format("
 trains the widest. Noise leaves width much to gain, a bad line that loses a part of the speech leaves it less, and
 wrong letters in the transcripts leave it least: nothing in the sound says which they are.{told}{others}
 
-{in_the_papers_regime(rows, runs, again)}
+{in_the_papers_regime(rows, runs, [again.row for again in retests])}
 """
 
 
-def _the_table(
-    rows: list[Row], runs: list[Run], scale: str, pictures: Path, retests: list[tuple[Row, Row]]
-) -> str:
+def _the_table(rows: list[Row], runs: list[Run], scale: str, pictures: Path, retests: list[_Retest]) -> str:
     matched = [row for paper in PAPER if (row := match(paper, rows)) is not None]
     save(panels(matched, nonzero_panel), pictures / "table.png")
     pruned = [row for row in matched if row.sparsifier != "none" and row.perf is not None]
@@ -157,7 +167,9 @@ def _the_table(
         f"Of the pruned {row.cell.upper()}s {row.model} ({row.algorithm.upper()}, {row.nonzero / 1e6:.2f} M weights "
         f"that are not zero) hears best: {rate(row)}, PERF {percent(row.perf)}"
         + "".join(
-            f" (tested again {rate(r)}, PERF {percent(r.perf)})" for r, source in retests if source is row
+            f" (tested again {rate(again.row)}, PERF {percent(again.row.perf)})"
+            for again in retests
+            if again.source is row
         )
         + ".\n"
         for row in best
@@ -221,22 +233,16 @@ def _worse(row: Row) -> float:
     return -(row.against_dense or 0.0)
 
 
-def _rate_of(row: Row, runs: list[Run]) -> float:
-    """The rate with which the very run that was tested again was tested first."""
-    named = by_name(runs)
-    return float(named[Path(named[row.names[0]].settings["weights"]).name].result["cer"])
-
-
-def _tested_again(retests: list[tuple[Row, Row]], runs: list[Run]) -> str:
+def _tested_again(retests: list[_Retest]) -> str:
     headings = ("model", "sparsifier", "of prunable %", "CER %", "tested again: CER %", "PERF %")
     sections = []
-    for group, again in groupby(retests, key=lambda both: both[0].group):
+    for group, again in groupby(retests, key=lambda again: again.row.group):
         lines = [
             (
                 *(row.model, row.algorithm, percent(row.prunable_sparsity)),
-                *(percent(_rate_of(row, runs), 2), rate(row), percent(row.perf)),
+                *(percent(first, 2), rate(row), percent(row.perf)),
             )
-            for row, _ in again
+            for row, _, first in again
         ]
         sections.append(
             f"""## Tested again

@@ -36,11 +36,10 @@ def write_dashboard(runs: list[Run], path: Path) -> None:
     with durable_file(path, "w") as file:
         file.write(page)
         # Nearly all of the page's bytes: they stand behind all that draws it, and are decoded when looked at.
-        for i, run in enumerate(runs):
-            if (run.path / _PICTURE).exists():
-                file.write(
-                    f'<script type="text/plain" id="masks-{i}">{_base64(run.path / _PICTURE)}</script>\n'
-                )
+        for i, (run, entry) in enumerate(zip(runs, entries, strict=True)):
+            if entry["masks"]:
+                picture = base64.b64encode((run.path / _PICTURE).read_bytes()).decode("ascii")
+                file.write(f'<script type="text/plain" id="masks-{i}">{picture}</script>\n')
         file.write(end)
 
 
@@ -101,7 +100,3 @@ def _thinned(values: Sequence[float]) -> list[float]:
     if len(values) <= _POINTS:
         return list(values)
     return [values[round(i * (len(values) - 1) / (_POINTS - 1))] for i in range(_POINTS)]
-
-
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii")

@@ -218,11 +218,10 @@ def layers(runs: list[Run]) -> Figure:
 def labels(runs: list[Run]) -> list[str]:
     """Runs in few words; with its seed where others would be called the same."""
     names = [_label(run) for run in runs]
-    seeds = [
-        f" seed {run.settings['seed']}" if names.count(name) > 1 else ""
+    return [
+        f"{name} seed {run.settings['seed']}" if names.count(name) > 1 else name
         for run, name in zip(runs, names, strict=True)
     ]
-    return [name + seed for name, seed in zip(names, seeds, strict=True)]
 
 
 def _label(run: Run) -> str:

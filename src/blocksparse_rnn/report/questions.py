@@ -151,11 +151,12 @@ def _recovered(equal: list[Row], dense: list[Row]) -> str:
         return ""
     lost = small.cer - reference.cer
     pruned = [row for row in equal if row is not small]
-    kinds = dict.fromkeys(in_blocks(row) for row in sorted(pruned, key=cer))
-    best = [(kind, min((row for row in pruned if in_blocks(row) == kind), key=cer)) for kind in kinds]
+    best: dict[str, Row] = {}
+    for row in sorted(pruned, key=cer):
+        best.setdefault(in_blocks(row), row)
     shares = [
         f"{percent((small.cer - row.cer) / lost, 0)} % ({kind} of {row.model})"
-        for kind, row in best
+        for kind, row in best.items()
         if row.cer < small.cer
     ]
     behind = [row for row in sorted(pruned, key=lambda row: row.width) if row.cer >= small.cer]

@@ -118,8 +118,7 @@ class BlockPruning(Sparsifier):
             assert not matrix.weight[~mask_OI].any(), f"{matrix.name} has weights where its mask prunes"
 
     def report(self) -> dict[str, Any]:
-        kept = sum(int(mask.sum()) for mask in self.masks.values())
-        blocks = sum(mask.numel() for mask in self.masks.values())
+        kept, blocks = self._count_blocks()
         return {
             "pruning": self._outcome,
             "q": self.q,
@@ -235,14 +234,18 @@ class BlockPruning(Sparsifier):
         best = best_blocks(score_RC, self.max_sparsity)
         return score_RC.flatten().index_fill(0, best, math.inf).view_as(score_RC)
 
+    def _count_blocks(self) -> tuple[int, int]:
+        """Blocks that are kept, and all."""
+        masks = self.masks.values()
+        return sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+
     @torch.no_grad()
     def _apply(self, matrices: list[Matrix], optimizers: list[torch.optim.Optimizer]) -> None:
         """Zero the pruned weights and their momentum; with their gradients zero they stay so."""
         if all(self.masks[m.name].all() for m in matrices):
             return  # nothing is pruned yet, and no step need look
-        self.pruned = 1 - sum(int(mask.sum()) for mask in self.masks.values()) / sum(
-            mask.numel() for mask in self.masks.values()
-        )
+        kept, blocks = self._count_blocks()
+        self.pruned = 1 - kept / blocks
         self._weight_masks = [expand(self.masks[m.name], self.block).to(m.weight.dtype) for m in matrices]
         for m, mask_OI in zip(matrices, self._weight_masks, strict=True):
             self._rate_factors[m.weight] = float(mask_OI.mean()) ** -self.rate_exponent
