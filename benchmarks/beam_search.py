@@ -18,15 +18,15 @@ from pathlib import Path
 
 import torch
 
-from blocksparse_rnn.beam import BeamDecoder
-from blocksparse_rnn.checkpoints import load_weights
-from blocksparse_rnn.config import build
+from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.data.datamodule import SpeechData
-from blocksparse_rnn.decode import GreedyDecoder
-from blocksparse_rnn.metrics import ErrorCounts
-from blocksparse_rnn.provenance import cpu_name
-from blocksparse_rnn.runs import RunFolder
-from blocksparse_rnn.training import build_recogniser
+from blocksparse_rnn.runs.checkpoint_files import load_weights
+from blocksparse_rnn.runs.folder import RunFolder
+from blocksparse_rnn.runs.provenance import cpu_name
+from blocksparse_rnn.speech.beam import BeamDecoder
+from blocksparse_rnn.speech.greedy import GreedyDecoder
+from blocksparse_rnn.speech.metrics import ErrorCounts
+from blocksparse_rnn.training.train import build_recogniser
 
 DISCOUNT = 0.5
 

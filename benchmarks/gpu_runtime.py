@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from blocksparse_rnn.bench.products import random_sparse
-from blocksparse_rnn.provenance import cpu_name
+from blocksparse_rnn.runs.provenance import cpu_name
 from blocksparse_rnn.runtime.bsr import BlockSparse
-from blocksparse_rnn.runtime.cuda import DeviceMatrix, gru_layer, rnn_layer
+from blocksparse_rnn.runtime.cuda_layers import DeviceMatrix, gru_layer, rnn_layer
 
 LAYERS = (("gru", 2560), ("rnn", 1760))
 STEPS, SPARSITY = 200, 0.9

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import torch
 
-from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import build, build_shapes
-from blocksparse_rnn.counts import count_parameters
+from blocksparse_rnn.config.compose import compose_settings
+from blocksparse_rnn.config.schema import build, build_shapes
 from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.shards import Shards, write_shards
-from blocksparse_rnn.provenance import cpu_name
-from blocksparse_rnn.text import Alphabet
-from blocksparse_rnn.training import build_recogniser
+from blocksparse_rnn.pruning.prunable import count_parameters
+from blocksparse_rnn.runs.provenance import cpu_name
+from blocksparse_rnn.speech.alphabet import Alphabet
+from blocksparse_rnn.training.train import build_recogniser
 
 HOP = 0.01  # seconds
 GPU_FLOPS = 989e12  # dense bf16 of an H100 SXM, as its data sheet says

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
-from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.config import build
+from blocksparse_rnn.config.compose import compose_settings
+from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Manifests, Utterance, manifest_line, total_hours
 from blocksparse_rnn.data.shards import Shards, write_shards
-from blocksparse_rnn.provenance import cpu_name
-from blocksparse_rnn.text import Alphabet
+from blocksparse_rnn.runs.provenance import cpu_name
+from blocksparse_rnn.speech.alphabet import Alphabet
 
 TIMES = (1, 4, 16)
 WINDOW = 4

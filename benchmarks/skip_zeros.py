@@ -22,13 +22,13 @@ from sparsifier_step import BATCH, SECONDS, random_batch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from blocksparse_rnn.blocks import block_max, scale_blocks_
-from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.counts import prunable_matrices
+from blocksparse_rnn.config.compose import compose_settings
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer
-from blocksparse_rnn.provenance import cpu_name
-from blocksparse_rnn.skip_zeros import skip_nothing, skip_zeros
-from blocksparse_rnn.training import build_recogniser
+from blocksparse_rnn.pruning.blocks import block_max, scale_blocks_
+from blocksparse_rnn.pruning.prunable import prunable_matrices
+from blocksparse_rnn.runs.provenance import cpu_name
+from blocksparse_rnn.training.skip_zeros import skip_nothing, skip_zeros
+from blocksparse_rnn.training.train import build_recogniser
 
 WIDTHS = {"layer": (440, 640, 880, 1280, 1760), "step": (440, 880, 1760)}
 FRAMES = 100  # of a layer's sequences: 4 seconds at a time stride of 4

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer, pack
-from blocksparse_rnn.provenance import cpu_name
+from blocksparse_rnn.runs.provenance import cpu_name
 
 STEPS = 200
 LIMITS = {"rnn": 0.8, "gru": 1.2}

@@ -1,42 +1,7 @@
-"""Make manifests of your recordings: every file is read once, what can't be used is named with its reason.
+"""Make manifests of your recordings: every file is read once, what can't be used is named with its reason. See `python src/prepare.py --help`."""
 
-python src/prepare.py recordings/ corpus/ --dev 0.05 --test 0.05    # train.jsonl, dev.jsonl and test.jsonl
-python src/prepare.py recordings/ train.jsonl                       # all in one; audio with .txt files beside it
-python src/prepare.py LibriSpeech/dev-clean dev.jsonl               # also LJSpeech and Common Voice folders
-python src/prepare.py cv/de/train.tsv train.jsonl text=german       # settings, as for train.py
-python src/prepare.py recordings/ corpus/ --shards 500               # and tar files for data=shards
-python src/prepare.py table.csv train.jsonl scale=mini --longest 30  # a heading with file and text
-"""
-
-import argparse
-from pathlib import Path
-
-from blocksparse_rnn import cli
-from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.data.layouts import LAYOUTS
-from blocksparse_rnn.prepare import Request, prepare
-
-
-def program() -> None:
-    """Read the arguments, prepare, print the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="a folder, .csv, .tsv or .jsonl")
-    parser.add_argument("out", type=Path, help="a manifest (.jsonl), or a folder for one of each split")
-    parser.add_argument("overrides", nargs="*", help="settings, as for train.py; texts are text=english")
-    parser.add_argument("--layout", choices=("auto", *LAYOUTS), default="auto", help="what the source is")
-    parser.add_argument("--longest", type=float, help="seconds of an utterance (60)")
-    parser.add_argument("--dev", type=float, default=0.05, help="share of dev.jsonl (0.05)")
-    parser.add_argument("--test", type=float, default=0.05, help="share of test.jsonl (0.05)")
-    parser.add_argument("--workers", type=int, help="threads that read files (all cores)")
-    parser.add_argument("--shards", type=float, metavar="MB", help="also write shards of about so many MB")
-    arguments = vars(parser.parse_intermixed_args())
-    overrides = arguments.pop("overrides")
-    if not any(override.startswith("text=") for override in overrides):
-        overrides.append("text=english")
-    print(prepare(Request(**arguments), compose_settings(overrides)))
-
+from blocksparse_rnn.cli import prepare
+from blocksparse_rnn.cli.program import run
 
 if __name__ == "__main__":
-    cli.run(program)
+    run(prepare.main)

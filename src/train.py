@@ -1,52 +1,7 @@
-"""Train a recogniser, or sweep over many.
+"""Train a recogniser, or sweep over many. See `python src/train.py --help`."""
 
-python src/train.py scale=mini model=rnn width=176
-python src/train.py scale=mini width=192 data.hours=5 seed=1 logger=csv
-python src/train.py scale=mini model=rnn width=176 sparsifier=bp block=8x2 target_sparsity=0.9
-python src/train.py -m model=gru width=2560,3584 sparsifier=glp block=4,16,32
-python src/train.py -m -cd sweeps -cn demo dry_run=true
-python src/train.py --cfg job          # show the settings
-"""
-
-import sys
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from blocksparse_rnn import cli
-from blocksparse_rnn.command_line import check_command_line, settings_last
-from blocksparse_rnn.config import resolve
-from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.files import create_folder
-from blocksparse_rnn.sweep import show_plan
-from blocksparse_rnn.training import train
-
-mistakes: list[UserError] = []
-
-
-@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    """Train the one point that Hydra composed; with -m, launcher=slots has each point trained."""
-    try:
-        train(resolve(cfg))
-    except UserError as error:
-        mistakes.append(error)  # raised here, Hydra would put a line of its own before ours
-
-
-def program() -> None:
-    """Check the whole command line, then hand it to Hydra."""
-    sys.argv[1:] = settings_last(sys.argv[1:])
-    points = check_command_line(sys.argv[1:])
-    if any(point["dry_run"] for point in points):
-        show_plan(points)
-        return
-    for folder in {point["outputs"] for point in points}:
-        create_folder(Path(folder))
-    main()
-    if mistakes:
-        raise mistakes[0]
-
+from blocksparse_rnn.cli import train
+from blocksparse_rnn.cli.program import run
 
 if __name__ == "__main__":
-    cli.run(program)
+    run(train.main)

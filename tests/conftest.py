@@ -1,6 +1,5 @@
 """What the tests share: a corpus of tones that a recogniser learns in seconds, and a short training."""
 
-import gc
 import os
 import random
 from contextlib import contextmanager
@@ -15,12 +14,10 @@ if not torch.cuda.is_available():
     # Without a GPU its kernels are interpreted. Triton reads this when it is imported, by whomever.
     os.environ["TRITON_INTERPRET"] = "1"
 
-from blocksparse_rnn import cli  # noqa: F401  (puts garbage collection off until a program runs)
-from blocksparse_rnn.checkpoints import Checkpoints
-from blocksparse_rnn.command_line import compose_settings
+from blocksparse_rnn.config.compose import compose_settings
 from blocksparse_rnn.data.manifest import Utterance, manifest_line
+from blocksparse_rnn.training.checkpoints import Checkpoints
 
-gc.enable()
 RATE = 16000
 
 

@@ -30,11 +30,11 @@ import torch
 from conftest import write_tones
 from processes import alive, children
 
-from blocksparse_rnn import cli
-from blocksparse_rnn.checkpoints import load_weights
-from blocksparse_rnn.command_line import CONF
-from blocksparse_rnn.provenance import cpu_name
-from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.cli import program
+from blocksparse_rnn.config.compose import CONF
+from blocksparse_rnn.runs.checkpoint_files import load_weights
+from blocksparse_rnn.runs.folder import RunFolder
+from blocksparse_rnn.runs.provenance import cpu_name
 
 TRAIN = str(CONF.parent / "src" / "train.py")
 CLOCK = ("wall_seconds", "cpu_seconds", "saving_seconds", "audio_hours_per_second", "resumed", "finished")
@@ -522,4 +522,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

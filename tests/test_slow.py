@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blocksparse_rnn.command_line import CONF
+from blocksparse_rnn.config.compose import CONF
 
 ROOT = CONF.parent
 

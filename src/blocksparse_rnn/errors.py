@@ -6,17 +6,23 @@ import errno
 class UserError(ValueError):
     """Something the user can mend. The message is one line: what, where, what is allowed, what to do.
 
-    Entry points print it without a traceback and exit with code 2. Every other exception is a
+    Commands print it without a traceback and exit with its code. Every other exception is a
     bug of ours and keeps its traceback.
     """
 
+    exit_code = 2
+
 
 class RunLocked(UserError):
-    """Another process is working on the run; exit code 75, since the same command may do it later."""
+    """Another process is working on the run: the same command may do it later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class PartlyFailed(Exception):
-    """All was done that could be done, and something couldn't; exit code 1, the message on one line."""
+    """All was done that could be done, and something couldn't, such as a corrupt file; the message is one line."""
+
+    exit_code = 1
 
 
 def cannot_write(path: object, error: OSError) -> UserError:

@@ -11,7 +11,9 @@ from typing import IO, Any
 
 from blocksparse_rnn.errors import cannot_write
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+SOURCE = Path(__file__).resolve().parents[1]
+"""The folder from which this package is imported."""
+CONF = SOURCE.parent / "conf"
 """The folder of the settings."""
 
 

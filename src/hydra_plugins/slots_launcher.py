@@ -1,4 +1,4 @@
-"""The door through which Hydra hands a sweep to `blocksparse_rnn.sweep`."""
+"""The door through which Hydra hands a sweep to `blocksparse_rnn.sweep.plan`."""
 
 import hashlib
 import sys
@@ -22,7 +22,7 @@ class SlotsLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all points; leaves with exit code 1 where one failed, so that the others are not lost."""
         # Here, since Hydra imports all plugins even to print its help.
-        from blocksparse_rnn.sweep import run_sweep
+        from blocksparse_rnn.sweep.plan import run_sweep
 
         points = [self._settings(list(overrides)) for overrides in job_overrides]
         exit_code = run_sweep(points)
@@ -31,8 +31,8 @@ class SlotsLauncher(Launcher):
         return [JobReturn(overrides=o, status=JobStatus.COMPLETED) for o in job_overrides]
 
     def _settings(self, overrides: list[str]) -> dict[str, Any]:
-        from blocksparse_rnn.command_line import composed_before
-        from blocksparse_rnn.config import resolve
+        from blocksparse_rnn.config.compose import composed_before
+        from blocksparse_rnn.config.schema import resolve
 
         settings = composed_before(overrides)
         if settings is None:

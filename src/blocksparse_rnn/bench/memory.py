@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from blocksparse_rnn.export import load_run
-from blocksparse_rnn.transcriber import Transcriber
+from blocksparse_rnn.inference.export import load_run
+from blocksparse_rnn.inference.transcriber import Transcriber
 
 
 def _peak() -> int:

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from blocksparse_rnn.bench.measure import medians
 from blocksparse_rnn.bench.products import Row
-from blocksparse_rnn.blocks import as_grid
-from blocksparse_rnn.command_line import compose_settings
-from blocksparse_rnn.counts import count_zeros, prunable_matrices
+from blocksparse_rnn.config.compose import compose_settings
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.export import export_run, load_run
-from blocksparse_rnn.metrics import ErrorCounts
+from blocksparse_rnn.inference.export import export_run, load_run
+from blocksparse_rnn.inference.transcriber import Transcriber, corpus_split
 from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
-from blocksparse_rnn.recogniser import Recogniser
-from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.pruning.blocks import as_grid
+from blocksparse_rnn.pruning.prunable import count_zeros, prunable_matrices
+from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runtime.bsr import DTYPES
-from blocksparse_rnn.training import build_recogniser
-from blocksparse_rnn.transcriber import Transcriber, corpus_split
+from blocksparse_rnn.speech.metrics import ErrorCounts
+from blocksparse_rnn.training.recogniser import Recogniser
+from blocksparse_rnn.training.train import build_recogniser
 
 PAPER_SCALE = (("gru", 2560), ("rnn", 1760), ("rnn", 2560))
 """Cell and width of the models whose blocks are drawn at random, at the paper's scale."""

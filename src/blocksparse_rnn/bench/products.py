@@ -13,11 +13,11 @@ from blocksparse_rnn.bench.machine import Machine
 from blocksparse_rnn.bench.measure import medians
 from blocksparse_rnn.bench.page import TWO_THREADS
 from blocksparse_rnn.bench.rivals import Rival, as_tensor, dense_rivals, sparse_rivals
-from blocksparse_rnn.blocks import as_grid
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import cores
+from blocksparse_rnn.pruning.blocks import as_grid
 from blocksparse_rnn.runtime.bsr import DTYPES, BlockSparse
-from blocksparse_rnn.runtime.layers import gru_layer, rnn_layer
+from blocksparse_rnn.runtime.cpu_layers import gru_layer, rnn_layer
 
 Row = dict[str, Any]
 STEPS = 200

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blocksparse_rnn.blocks import BlockSize
+from blocksparse_rnn.pruning.blocks import BlockSize
 from blocksparse_rnn.runtime.bsr import DTYPES, BlockSparse
 
 OPTIONAL = ("scipy", "sparse_dot_mkl", "mkl", "openvino", "onnxruntime")

@@ -20,8 +20,8 @@ from blocksparse_rnn.bench.report import as_table, write_report, write_rows
 from blocksparse_rnn.bench.rivals import OPTIONAL
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import create_folder
-from blocksparse_rnn.provenance import cpu_name
-from blocksparse_rnn.runs import RunFolder
+from blocksparse_rnn.runs.folder import RunFolder
+from blocksparse_rnn.runs.provenance import cpu_name
 from blocksparse_rnn.runtime.library import cache_folder, choose_variant, load, native
 
 PARTS = ("products", "layers", "models")

@@ -1,1 +1,4 @@
-"""Corpora, and the batches that training draws from them."""
+"""From corpora to batches: manifests, LibriSpeech, shards, synthetic speech, augmentation, the data module.
+
+May import speech and what lies below it.
+"""

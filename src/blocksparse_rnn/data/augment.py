@@ -17,7 +17,7 @@ from torch import Tensor
 
 from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, audio_seconds, load_audio
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.text import Alphabet, ctc_frames_needed
+from blocksparse_rnn.speech.alphabet import Alphabet, ctc_frames_needed
 
 _TRIES = 5  # files of noise or rooms that may be unreadable in a row before speech is left as it is
 

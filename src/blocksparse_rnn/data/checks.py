@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.text import Alphabet, ctc_frames_needed
+from blocksparse_rnn.speech.alphabet import Alphabet, ctc_frames_needed
 
 
 def keep_apart(sources: Mapping[str, Iterable[Path]], advice: str) -> None:

@@ -21,7 +21,7 @@ from blocksparse_rnn.data.sampler import BucketBatchSampler
 from blocksparse_rnn.data.shards import ShardBatchSampler, ShardedUtterances, read_place
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.text import Alphabet
+from blocksparse_rnn.speech.alphabet import Alphabet
 
 
 @dataclass

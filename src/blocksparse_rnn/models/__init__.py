@@ -1,1 +1,4 @@
-"""Deep-Speech-2-style recognisers. They never hear of sparsity."""
+"""Networks alone: the Deep-Speech-2-style model, its layers, batch norm and recurrent cores.
+
+They know nothing of sparsity or speech, and import the modules of the root alone.
+"""

@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from typing_extensions import TypedDict
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.models.norm import BatchNorm
-from blocksparse_rnn.models.recorded import gru_core, rnn_core
+from blocksparse_rnn.models.batch_norm import BatchNorm
+from blocksparse_rnn.models.captured import gru_core, rnn_core
 from blocksparse_rnn.models.recurrence import CLIP
 
 

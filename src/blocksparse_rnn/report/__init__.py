@@ -1,1 +1,4 @@
-"""Finished runs -> tables and pictures."""
+"""Finished runs compared: results, tables, plots, dashboard, W&B workspace.
+
+May import training and what lies below it.
+"""

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import CONF
-from blocksparse_rnn.runs import RunFolder, identity, recipe
+from blocksparse_rnn.runs.folder import RunFolder
+from blocksparse_rnn.runs.identity import identity, recipe
 
 REFERENCE = {"rnn": 1760, "gru": 2560}
 """Width of each family's dense reference row, as the paper numbers its rows."""

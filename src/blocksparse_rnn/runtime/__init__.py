@@ -1,1 +1,4 @@
-"""The block-sparse runtime: products and whole recurrent layers that skip zero blocks."""
+"""The block-sparse engine: matrices in blocks, layers and networks on CPU and GPU, the exported file.
+
+May import pruning, models and what lies below them.
+"""

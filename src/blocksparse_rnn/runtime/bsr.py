@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocksparse_rnn.blocks import BlockSize, as_grid, check_block
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.pruning.blocks import BlockSize, as_grid, check_block
 from blocksparse_rnn.runtime.library import native
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}

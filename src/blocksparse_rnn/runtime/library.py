@@ -95,7 +95,7 @@ def load(variant: str) -> ctypes.CDLL:
     Raises:
         UserError: no compiler, or it fails; no place for what it makes, or none from which it can be loaded.
     """
-    folder, flags, cache = Path(__file__).parent, _flags(variant), cache_folder()
+    folder, flags, cache = Path(__file__).parent / "cpp", _flags(variant), cache_folder()
     source = b"".join((folder / name).read_bytes() for name in _SOURCES)
     stem = f"bsr-{variant}-{_digest(source + repr(flags).encode())}"
     try:

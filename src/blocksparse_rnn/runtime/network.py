@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runtime.bsr import BlockSparse
-from blocksparse_rnn.runtime.layers import CLIP, gru_layer, rnn_layer
+from blocksparse_rnn.runtime.cpu_layers import CLIP, gru_layer, rnn_layer
 
 PARTS = ("convolutions", "recurrent", "fully connected")
 """What a network's time is counted under."""

@@ -1,0 +1,1 @@
+"""A corpus of synthetic speech: sentences, voices, noise, built once and kept."""

@@ -1,0 +1,319 @@
+"""`data=synth`: speech with no download, spoken by eSpeak NG; the same settings give the same bytes.
+
+An utterance depends on the settings, its split and its index alone, so any number of workers makes
+the same corpus. A corpus is built once, in a temporary folder that takes its final name when it is
+complete, and checked on every later start.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import math
+import os
+import random
+import shutil
+import zlib
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from blocksparse_rnn.data.manifest import Utterance, manifest_line, read_manifest
+from blocksparse_rnn.data.synth.espeak import ACCENTS, MEN, WOMEN
+from blocksparse_rnn.data.synth.sentences import Grammar
+from blocksparse_rnn.data.synth.speaker import (
+    FORMAT,
+    SAMPLE_RATE,
+    Recipe,
+    Spoken,
+    draw_sentence,
+    mistyped,
+    rng_of,
+    split_variants,
+    unseen_trigrams,
+)
+from blocksparse_rnn.data.synth.workers import SpeakerWorkers, in_order
+from blocksparse_rnn.errors import UserError, cannot_write
+from blocksparse_rnn.files import cores, durable_file, flush_folder, only_one
+
+SPLITS = ("train", "dev", "test")
+
+_MAX_HOURS = 1000
+_LEAST_UNSEEN = 0.2
+_SECONDS_PER_SENTENCE = 3.9  # on average
+_MAX_LOST = 0.5  # of which an utterance may still be understood
+_MAX_TYPOS = 0.5  # with which words may still be told apart
+_MIN_VOICES = 6  # a woman and a man for each split
+
+
+class SynthSpeech:
+    """A corpus spoken by eSpeak NG: random sentences, voices, rates, pitches and noise.
+
+    Voices and sentences of train, dev and test are disjoint.
+
+    Args:
+        folder: corpora lie here, one folder each.
+        hours: length of train.
+        vocabulary: number of different words that can occur.
+        accents: names among `espeak.ACCENTS`; every voice speaks with all of them.
+        voices: number of voices, over all splits together.
+        snr_db: lowest and highest ratio of speech to noise, in dB.
+        rate_wpm: lowest and highest speaking rate, in eSpeak's words per minute.
+        pitch: lowest and highest pitch on eSpeak's scale of 0 to 99, where 50 is a voice's own.
+        seed: of the corpus; training has its own.
+        workers: processes that speak; None takes all cores.
+        held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
+        lost: share of the speech that is lost; None is nothing.
+        gap_seconds: shortest and longest time that is lost in a row; None is 0.1 to 0.4.
+        typos: share of the transcripts' letters that are wrong, in every split; None is nothing.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        hours: float,
+        vocabulary: int,
+        accents: list[str],
+        voices: int,
+        snr_db: list[float],
+        rate_wpm: list[int],
+        pitch: list[int],
+        seed: int,
+        workers: int | None,
+        # Which the settings of earlier runs don't have:
+        held_out: float | None = None,
+        lost: float | None = None,
+        gap_seconds: list[float] | None = None,
+        typos: float | None = None,
+    ) -> None:
+        self.recipe = Recipe(
+            hours=float(hours),
+            vocabulary=vocabulary,
+            accents=tuple(accents),
+            voices=voices,
+            snr_db=tuple(map(float, snr_db)),
+            rate_wpm=tuple(rate_wpm),
+            pitch=tuple(pitch),
+            seed=seed,
+            held_out=None if held_out is None else float(held_out),
+            lost=None if lost is None else float(lost),
+            # Where nothing is lost the name of the corpus has no gaps in it.
+            gap_seconds=None if lost is None or gap_seconds is None else tuple(map(float, gap_seconds)),
+            typos=None if typos is None else float(typos),
+        )
+        problems = [*_problems(self.recipe)]
+        if workers is not None and workers < 1:
+            problems.append(f"data.workers={workers}: must be at least 1, or null for all cores")
+        if problems:
+            raise UserError("; ".join(problems))
+        self.workers = workers or cores()
+        self.folder = Path(folder) / self.recipe.name
+
+    def prepare(self) -> dict[str, list[Utterance]]:
+        """Build the corpus, unless it is there, and check every file of it.
+
+        Raises:
+            UserError: eSpeak NG is missing, the disk is full or not writable, a worker died, or a file
+                of the corpus is missing or damaged.
+        """
+        if not self.folder.is_dir():
+            with _lock(self.folder):
+                # Whoever held the lock before us may have built it.
+                if not self.folder.is_dir():
+                    self._build()
+        _check(self.folder)
+        return {split: read_manifest(self.folder / f"{split}.jsonl") for split in SPLITS}
+
+    def _build(self) -> None:
+        _check_novelty(self.recipe)
+        partial = self.folder.with_name(f".{self.folder.name}.partial")
+        try:
+            if partial.exists():  # of a build that was killed
+                shutil.rmtree(partial)
+            partial.mkdir()
+            texts = self._speak(partial)
+            self._describe(partial, texts)
+            os.replace(partial, self.folder)
+            flush_folder(self.folder.parent)
+        except OSError as error:
+            raise cannot_write(error.filename or partial, error) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _speak(self, folder: Path) -> dict[str, list[str]]:
+        """Write audio and manifests of all splits; return what is said in each."""
+        total_hours = sum(self.recipe.seconds(split) for split in SPLITS) / 3600
+        with (
+            ThreadPoolExecutor(self.workers) as threads,
+            SpeakerWorkers(self.recipe, self.workers) as workers,
+            tqdm(
+                desc="speaking",
+                total=total_hours,
+                bar_format="{desc} {percentage:3.0f}% {bar} {n:.2f} of {total:.2f} h [{elapsed}<{remaining}]",
+                disable=None,  # no bar where there is no terminal
+            ) as bar,
+        ):
+            return {
+                split: self._write_split(split, folder, in_order(workers, threads, split), bar)
+                for split in SPLITS
+            }
+
+    def _write_split(
+        self, split: str, folder: Path, spoken: Generator[Spoken, None, None], bar: tqdm
+    ) -> list[str]:
+        """Write utterances until the split is long enough; whatever the workers made beyond is dropped."""
+        texts: list[str] = []
+        samples, wanted = 0, self.recipe.seconds(split) * SAMPLE_RATE
+        least = 1 if split == "train" else 2
+        audio = folder / "audio" / split
+        with durable_file(folder / f"{split}.jsonl", "w") as manifest, contextlib.closing(spoken):
+            audio.mkdir(parents=True)
+            while samples < wanted or len(texts) < least:
+                text, length, flac = next(spoken)
+                path = audio / f"{len(texts):06d}.flac"
+                path.write_bytes(flac)
+                utterance = Utterance(path, length / SAMPLE_RATE, self._written(text, split, len(texts)))
+                manifest.write(manifest_line(utterance, folder, size=len(flac), crc32=zlib.crc32(flac)))
+                texts.append(text)
+                samples += length
+                bar.update(length / SAMPLE_RATE / 3600)
+        return texts
+
+    def _written(self, said: str, split: str, index: int) -> str:
+        """The transcript of what was said."""
+        if self.recipe.typos is None:
+            return said
+        # With random numbers of their own, so that the speech is that of a corpus without.
+        return mistyped(said, self.recipe.typos, random.Random(f"{self.recipe.seed}/{split}/{index}/typos"))
+
+    def _describe(self, folder: Path, texts: dict[str, list[str]]) -> None:
+        manifests = {f"{split}.jsonl": (folder / f"{split}.jsonl").read_bytes() for split in SPLITS}
+        about = {
+            "settings": {"format": FORMAT, **dataclasses.asdict(self.recipe)},
+            "espeakng_loader": version("espeakng-loader"),
+            "utterances": {split: len(said) for split, said in texts.items()},
+            "variants": split_variants(self.recipe.voices),
+            "unseen_test_trigrams": round(unseen_trigrams(texts["test"], texts["train"]), 4),
+            "manifests": {
+                name: {"size": len(data), "crc32": zlib.crc32(data)} for name, data in manifests.items()
+            },
+        }
+        with durable_file(folder / "corpus.json", "w") as file:
+            file.write(json.dumps(about, indent=2) + "\n")
+
+
+def _problems(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with the settings, a line each."""
+    if not 0 < recipe.hours <= _MAX_HOURS:
+        yield f"data.hours={recipe.hours:g}: must be above 0 and at most {_MAX_HOURS}"
+    try:
+        Grammar(recipe.vocabulary)
+    except UserError as error:
+        yield str(error)
+    if not recipe.accents:
+        yield f"data.accents=[]: name at least one of {', '.join(ACCENTS)}"
+    for accent in recipe.accents:
+        if accent not in ACCENTS:
+            nearest = difflib.get_close_matches(accent, ACCENTS, n=1, cutoff=0)[0]
+            yield (
+                f"data.accents={accent}: there is no such accent, did you mean {nearest}? "
+                f"There are {', '.join(ACCENTS)}"
+            )
+    if not _MIN_VOICES <= recipe.voices <= len(WOMEN + MEN):
+        yield f"data.voices={recipe.voices}: must be from {_MIN_VOICES} to {len(WOMEN + MEN)}"
+    yield from _range_problems("snr_db", recipe.snr_db, -20, 100)
+    yield from _range_problems("rate_wpm", recipe.rate_wpm, 80, 450)
+    yield from _range_problems("pitch", recipe.pitch, 0, 99)
+    if recipe.held_out is not None and not 0 < recipe.held_out <= 1:
+        yield f"data.held_out={recipe.held_out:g}: must be above 0 and at most 1, or null for a tenth"
+    if recipe.lost is not None and not 0 < recipe.lost <= _MAX_LOST:
+        yield f"data.lost={recipe.lost:g}: must be above 0 and at most {_MAX_LOST:g}, or null for none"
+    if recipe.gap_seconds is not None:
+        yield from _range_problems("gap_seconds", recipe.gap_seconds, 0.05, 10)
+    if recipe.typos is not None and not 0 < recipe.typos <= _MAX_TYPOS:
+        yield f"data.typos={recipe.typos:g}: must be above 0 and at most {_MAX_TYPOS:g}, or null for none"
+    if recipe.seed < 0:
+        yield f"data.seed={recipe.seed}: must not be negative"
+
+
+def _check_novelty(recipe: Recipe) -> None:
+    """Draw about as many sentences as will be spoken, and refuse a vocabulary that they exhaust.
+
+    Raises:
+        UserError: hardly a word trigram of test would be new, so test would not tell learning from memory.
+    """
+    grammar = Grammar(recipe.vocabulary)
+    texts = {
+        split: [
+            draw_sentence(grammar, split, rng_of(recipe, split, index))
+            for index in range(math.ceil(recipe.seconds(split) / _SECONDS_PER_SENTENCE))
+        ]
+        for split in ("train", "test")
+    }
+    share = unseen_trigrams(texts["test"], texts["train"])
+    if share < _LEAST_UNSEEN:
+        raise UserError(
+            f"data.vocabulary={recipe.vocabulary}: too small for data.hours={recipe.hours:g}, only {share:.0%} of "
+            f"the test's word trigrams would be new (at least {_LEAST_UNSEEN:.0%}); raise data.vocabulary or "
+            "lower data.hours"
+        )
+
+
+def _range_problems(name: str, values: tuple[float, ...], lowest: float, highest: float) -> Iterator[str]:
+    shown = f"data.{name}=[{', '.join(f'{value:g}' for value in values)}]"
+    if len(values) != 2:
+        yield f"{shown}: must be two numbers, the lowest and the highest"
+    elif not all(lowest <= value <= highest for value in values):
+        yield f"{shown}: both must be from {lowest} to {highest}"
+    elif values[0] > values[1]:
+        yield f"{shown}: the first must not exceed the second"
+
+
+def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return only_one(folder.with_name(f".{folder.name}.lock"), f"building {folder}")
+
+
+def _check(folder: Path) -> None:
+    """Compare every file of a corpus with the size and checksum noted when it was built."""
+    about = folder / "corpus.json"
+    try:
+        manifests = json.loads(about.read_bytes())["manifests"]
+        expected = [(folder / name, note["size"], note["crc32"]) for name, note in manifests.items()]
+    except FileNotFoundError:
+        raise _unusable(about, "is missing", folder) from None
+    except (OSError, ValueError, LookupError, TypeError):
+        raise _unusable(about, "is damaged", folder) from None
+    with ThreadPoolExecutor() as threads:
+        _compare(expected, folder, threads)
+        for manifest, *_ in expected:
+            rows = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
+            audio = [(folder / row["audio_filepath"], row["size"], row["crc32"]) for row in rows]
+            _compare(audio, folder, threads)
+
+
+def _compare(expected: list[tuple[Path, int, int]], folder: Path, threads: ThreadPoolExecutor) -> None:
+    for (path, _, _), problem in zip(expected, threads.map(_file_problem, expected), strict=True):
+        if problem:
+            raise _unusable(path, problem, folder)
+
+
+def _file_problem(expected: tuple[Path, int, int]) -> str | None:
+    path, size, crc32 = expected
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if len(data) == size and zlib.crc32(data) == crc32 else "is damaged"
+
+
+def _unusable(path: Path, problem: str, folder: Path) -> UserError:
+    return UserError(f"{path} {problem}; delete {folder} to have the corpus rebuilt")

@@ -1,0 +1,218 @@
+"""One utterance of synthetic speech: a sentence, a voice, loudness, silence and noise, from an index alone.
+
+S samples.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import random
+import statistics
+import string
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from blocksparse_rnn.data.synth.espeak import MEN, WOMEN, Espeak
+from blocksparse_rnn.data.synth.sentences import Grammar
+
+SAMPLE_RATE = 16000
+
+# Part of a corpus's hash; raise it when the same settings begin to give other sentences or samples.
+FORMAT = 1
+_MAX_HELD_OUT_HOURS = 0.5
+_SPEECH_DB = (-30.0, -20.0)  # loudness of the speech before noise, relative to full scale
+_SILENCE = (0.05, 0.3)  # seconds before and after the speech
+_USUAL_GAP = (0.1, 0.4)  # seconds, of corpora whose settings have none
+_PEAK = 0.95
+_NOISE_SLOPES = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls as 1 / frequency ** slope
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All settings that a corpus depends on; ranges are (lowest, highest)."""
+
+    hours: float
+    vocabulary: int
+    accents: tuple[str, ...]
+    voices: int
+    snr_db: tuple[float, ...]
+    rate_wpm: tuple[int, ...]
+    pitch: tuple[int, ...]
+    seed: int
+    held_out: float | None = None
+    lost: float | None = None
+    gap_seconds: tuple[float, ...] | None = None
+    typos: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the corpus folder: readable, and unique to the settings."""
+        # What is None is not named, so that a setting added later leaves the names of earlier corpora as they were.
+        given = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        settings = json.dumps({"format": FORMAT, **given}, sort_keys=True)
+        return f"synth-{self.hours:g}h-{self.vocabulary}w-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+
+    def seconds(self, split: str) -> float:
+        """Wanted length of a split."""
+        if split == "train":
+            return 3600 * self.hours
+        hours = self.hours / 10 if self.held_out is None else self.hours * self.held_out
+        return 3600 * min(hours, _MAX_HELD_OUT_HOURS)
+
+
+class Spoken(NamedTuple):
+    """An utterance on its way from a worker to the disk."""
+
+    text: str
+    samples: int
+    flac: bytes
+
+
+def split_variants(voices: int) -> dict[str, list[str]]:
+    """Share the first `voices` variants out: an eighth, at least two, each for dev and test.
+
+    Every split has women and men.
+    """
+    women = WOMEN[: voices // 2]
+    men = MEN[: voices - len(women)]
+    held_out = max(2, voices // 8)
+    w = held_out // 2
+    m = held_out - w
+    return {
+        "train": women[2 * w :] + men[2 * m :],
+        "dev": women[w : 2 * w] + men[m : 2 * m],
+        "test": women[:w] + men[:m],
+    }
+
+
+def sentence_split(sentence: str) -> str:
+    """The split that a sentence belongs to, by its hash: none is ever in two of them."""
+    return {0: "dev", 1: "test"}.get(zlib.crc32(sentence.encode()) % 10, "train")
+
+
+def draw_sentence(grammar: Grammar, split: str, rng: random.Random) -> str:
+    """Draw a sentence that belongs to `split`."""
+    while True:
+        sentence = grammar.sentence(rng)
+        if sentence_split(sentence) == split:
+            return sentence
+
+
+def rng_of(recipe: Recipe, split: str, index: int) -> random.Random:
+    """The random numbers of one utterance; the first ones draw its sentence."""
+    return random.Random(f"{recipe.seed}/{split}/{index}")
+
+
+def unseen_trigrams(sentences: Iterable[str], seen: Iterable[str]) -> float:
+    """Share of the word trigrams of `sentences` that no sentence of `seen` has."""
+    known = {trigram for sentence in seen for trigram in _trigrams(sentence)}
+    unseen = [trigram not in known for sentence in sentences for trigram in _trigrams(sentence)]
+    return sum(unseen) / len(unseen)
+
+
+def _trigrams(sentence: str) -> Iterator[tuple[str, str, str]]:
+    words = sentence.split()
+    return zip(words, words[1:], words[2:], strict=False)
+
+
+class Speaker:
+    """Makes utterances, each from its split and index alone."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.grammar = Grammar(recipe.vocabulary)
+        self.variants = split_variants(recipe.voices)
+        self.espeak = Espeak()
+
+    def utterance(self, split: str, index: int) -> Spoken:
+        """Make one utterance."""
+        rng = rng_of(self.recipe, split, index)
+        text = draw_sentence(self.grammar, split, rng)
+        voice = f"{rng.choice(self.recipe.accents)}+{rng.choice(self.variants[split])}"
+        rate_wpm, pitch = rng.randint(*self.recipe.rate_wpm), rng.randint(*self.recipe.pitch)
+        speech_S = resample(*self.espeak.say(text, voice, rate_wpm, pitch))
+        snr_db = rng.uniform(*self.recipe.snr_db)
+        if self.recipe.lost is not None:
+            speech_S = with_gaps(speech_S, self.recipe.lost, self.recipe.gap_seconds or _USUAL_GAP, rng)
+        wave_S = recorded(speech_S, snr_db, rng)
+        return Spoken(text, len(wave_S), _flac(wave_S))
+
+
+def mistyped(text: str, share: float, rng: random.Random) -> str:
+    """A text in which each letter is, with a probability of `share`, another one; words stay as long."""
+    letters = string.ascii_lowercase
+    return "".join(
+        rng.choice(letters.replace(letter, "")) if letter in letters and rng.random() < share else letter
+        for letter in text
+    )
+
+
+def with_gaps(
+    speech_S: NDArray[np.floating], lost: float, gap_seconds: tuple[float, ...], rng: random.Random
+) -> NDArray[np.floating]:
+    """Speech as if over a line that loses packets in bursts: silent in gaps that make up about `lost` of it.
+
+    Gaps and what is heard between them are of random lengths, as in a Gilbert channel, which is in a good or in a
+    bad state for some time (E. N. Gilbert, "Capacity of a burst-noise channel", 1960).
+    """
+    wave_S = speech_S.copy()
+    heard = statistics.mean(gap_seconds) * (1 - lost) / lost  # seconds between two gaps, on average
+    start = rng.expovariate(1 / heard)
+    while start * SAMPLE_RATE < len(wave_S):
+        end = start + rng.uniform(*gap_seconds)
+        wave_S[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = 0.0
+        start = end + rng.expovariate(1 / heard)
+    return wave_S
+
+
+def recorded(speech_S: NDArray[np.floating], snr_db: float, rng: random.Random) -> NDArray[np.float32]:
+    """Speech as if through a microphone: random loudness, silence around it, noise all over.
+
+    The noise lies `snr_db` below the speech, in mean power over the speech without the silence.
+    """
+    gain = 10 ** (rng.uniform(*_SPEECH_DB) / 20) / _rms(speech_S)
+    before, after = (round(rng.uniform(*_SILENCE) * SAMPLE_RATE) for _ in range(2))
+    wave_S = np.pad(gain * speech_S, (before, after))
+    noise_S = noise(len(wave_S), rng.choice(list(_NOISE_SLOPES)), rng.getrandbits(64))
+    wave_S += noise_S * gain * _rms(speech_S) * 10 ** (-snr_db / 20)
+    return wave_S * min(1.0, _PEAK / np.abs(wave_S).max())
+
+
+def noise(length: int, colour: str, seed: int) -> NDArray[np.floating]:
+    """White, pink or brown noise of shape (length,) with a mean power of 1."""
+    padded = -(-length // 1024) * 1024  # the Fourier transform of an awkward length is slow
+    rng = np.random.default_rng(seed)
+    real, imaginary = rng.standard_normal((2, padded // 2 + 1), dtype=np.float32)
+    # Level below 50 Hz: most of brown noise would be too low to be heard.
+    frequency = np.maximum(np.fft.rfftfreq(padded, 1 / SAMPLE_RATE), 50)
+    falling = (frequency ** (-_NOISE_SLOPES[colour] / 2)).astype(np.float32)
+    wave_S = np.fft.irfft((real + 1j * imaginary) * falling, padded)[:length]
+    return wave_S / _rms(wave_S)
+
+
+def resample(samples_S: NDArray[np.int16], rate: int) -> NDArray[np.floating]:
+    """Resample by cutting the spectrum off; as fast here as polyphase filters, and needs numpy alone."""
+    common = math.gcd(rate, SAMPLE_RATE)
+    down, up = rate // common, SAMPLE_RATE // common
+    blocks = -(-len(samples_S) // (16 * down)) * 16
+    spectrum = np.fft.rfft(samples_S.astype(np.float32) / 32768, blocks * down)
+    wave_S = np.fft.irfft(spectrum[: blocks * up // 2 + 1], blocks * up) * (up / down)
+    return wave_S[: len(samples_S) * up // down]
+
+
+def _rms(wave_S: NDArray[np.floating]) -> float:
+    return float(np.sqrt(np.mean(wave_S**2)))
+
+
+def _flac(wave_S: NDArray[np.floating]) -> bytes:
+    file = io.BytesIO()
+    samples_S = np.round(32767 * wave_S).astype(np.int16)
+    soundfile.write(file, samples_S, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

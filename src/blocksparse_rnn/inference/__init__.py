@@ -1,0 +1,4 @@
+"""Trained recognisers at work: transcribing files and streams, exporting runs.
+
+May import training and what lies below it.
+"""

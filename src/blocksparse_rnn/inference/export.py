@@ -1,0 +1,208 @@
+"""From a trained run to a network of the runtime, and to the one file that is shipped."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import create_folder
+from blocksparse_rnn.models import layers
+from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
+from blocksparse_rnn.models.layers import GRULayer, RNNLayer
+from blocksparse_rnn.pruning.blocks import BlockSize, parse_block
+from blocksparse_rnn.pruning.prunable import count_parameters
+from blocksparse_rnn.runs.checkpoint_files import load_weights
+from blocksparse_rnn.runs.folder import RunFolder
+from blocksparse_rnn.runtime.bsr import DTYPES, NATIVE_BLOCKS, BlockSparse
+from blocksparse_rnn.runtime.export_file import write_network
+from blocksparse_rnn.runtime.network import Convolution, Network, Recurrent
+from blocksparse_rnn.training.recogniser import Recogniser
+from blocksparse_rnn.training.train import build_recogniser
+
+_ABOUT_RUN = (
+    *("name", "identity", "seed", "sparsifier", "block", "cer", "wer", "sparsity/total", "sparsity/prunable"),
+    *("parameters", "epochs", "train_hours", "commit", "finished"),
+)
+"""What of result.json goes along."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a recogniser's weights, however they are kept."""
+
+    dense_fp32: int
+    csr: int
+    """Single weights in the export's number format, 16 bits of column for each."""
+    block_sparse: int
+    indices: int
+    """Of `block_sparse`: columns of blocks and row pointers."""
+    file: int
+
+
+def describe(out: Path, network: Network, sizes: Sizes) -> str:
+    """What was written, and what other ways of keeping the weights would take."""
+    block = network.fc_HH.block
+    share = sizes.indices / sizes.block_sparse
+    rows = [
+        ("dense, fp32", sizes.dense_fp32, ""),
+        ("single weights and their columns (CSR)", sizes.csr, ""),
+        (f"blocks of {block[0]}x{block[1]}", sizes.block_sparse, f"{share:.1%} of it indices"),
+        (str(out), sizes.file, f"{sizes.dense_fp32 / sizes.file:.1f} times smaller than dense fp32"),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(f"{name:<{width}} {size / 1e6:9.3f} MB  {note}".rstrip() for name, size, note in rows)
+
+
+def load_run(path: str | Path) -> tuple[dict[str, Any], Recogniser]:
+    """Settings and best recogniser of a run.
+
+    Raises:
+        UserError: no run folder, or its checkpoint can't be read or is another model's.
+    """
+    run = RunFolder.existing(path)
+    settings = run.settings()
+    recogniser = build_recogniser(settings).eval()
+    try:
+        recogniser.load_state_dict(load_weights(run.best))
+    except RuntimeError as error:
+        misfit = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+        raise UserError(f"{path}: its checkpoint does not fit its config.yaml: {misfit}") from None
+    return settings, recogniser
+
+
+def export_run(path: str | Path, out: Path, dtype: str = "fp32") -> tuple[Network, Sizes]:
+    """Write a run's best recogniser as one file.
+
+    Args:
+        path: the run's folder.
+        out: the file to write.
+        dtype: number format of the weights: fp32, bf16 or int8.
+
+    Raises:
+        UserError: no run, an unknown dtype, no permission, no space.
+    """
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name the file to write, such as {out / 'model.safetensors'}")
+    settings, recogniser = load_run(path)
+    network = run_network(settings, recogniser, dtype)
+    result = RunFolder(path).result() or {}
+    about = {
+        "alphabet": settings["alphabet"],
+        "features": {key: v for key, v in settings["features"].items() if key != "_target_"},
+        "run": {key: result[key] for key in _ABOUT_RUN if key in result},
+    }
+    statistics = {"features.mean": recogniser.features.mean_F, "features.std": recogniser.features.std_F}
+    create_folder(out.parent)
+    write_network(out, network, dtype, about, statistics)
+    total = count_parameters(recogniser.model, settings["prunable"]).total
+    return network, sizes(network, total, dtype, out.stat().st_size)
+
+
+def run_network(settings: dict[str, Any], recogniser: Recogniser, dtype: str = "fp32") -> Network:
+    """A run's recogniser for the runtime, in the blocks in which it was pruned, or the largest parts that fit all."""
+    model = recogniser.model
+    assert isinstance(model, DeepSpeech2)
+    pruned = settings["sparsifier"]["name"] != "none"
+    block = parse_block(settings["block"]) if pruned else None
+    return as_network(model, recogniser.features.size, block, dtype)
+
+
+@torch.no_grad()
+def as_network(
+    model: DeepSpeech2, features: int, block: BlockSize | None = None, dtype: str = "fp32"
+) -> Network:
+    """A model for the runtime, batch norm folded in.
+
+    Args:
+        model: in eval mode, its statistics measured.
+        features: values in a frame of features.
+        block: in which it was pruned. Where such blocks don't divide a matrix that wasn't pruned, all are kept
+            in the largest parts of a block that do. None, where nothing is pruned, stands for the largest
+            block that has native kernels.
+        dtype: number format of the block-sparse matrices.
+
+    Raises:
+        UserError: an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
+    matrices: list[Tensor] = [p for name, p in model.named_parameters() if _is_sparse(name, p)]
+    fitting = _largest_block(matrices) if block is None else _largest_part(block, matrices)
+
+    def sparse(weight_OI: Tensor) -> BlockSparse:
+        return BlockSparse.from_dense(weight_OI, fitting, dtype)
+
+    recurrent = []
+    for layer in model.recurrent:
+        assert isinstance(layer, RNNLayer | GRULayer)
+        w_OI, bias_O = fold(layer.weight_ih, layer.norm)
+        reverse = sparse(layer.weight_hh_reverse) if isinstance(layer, RNNLayer) else None
+        recurrent.append(Recurrent(sparse(w_OI), sparse(layer.weight_hh), reverse, bias_O))
+    fc_HH, fc_bias_H = fold(model.fc.weight, model.fc.norm)
+    convolutions = []
+    for each in model.front.convolutions:
+        assert isinstance(each, layers.Convolution)
+        convolutions.append(Convolution(*fold(each.conv.weight, each.norm), each.stride))
+    return Network(
+        cell="gru" if recurrent[0].u_reverse is None else "rnn",
+        features=features,
+        convolutions=tuple(convolutions),
+        recurrent=tuple(recurrent),
+        fc_HH=sparse(fc_HH),
+        fc_bias_H=fc_bias_H,
+        output_VH=model.output.weight.detach().clone(),
+        output_bias_V=model.output.bias.detach().clone(),
+    )
+
+
+def fold(weight: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer that equals a layer without bias followed by batch norm in eval mode."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale_O = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias_O = norm.bias.double() - norm.running_mean.double() * scale_O
+    scaled = weight.double() * scale_O.view(-1, *[1] * (weight.ndim - 1))
+    return scaled.float(), bias_O.float()
+
+
+def sizes(network: Network, parameters: int, dtype: str, file: int) -> Sizes:
+    """Bytes of a network whose dense model has so many parameters."""
+    width = DTYPES[dtype].itemsize
+    matrices = [*(m for layer in network.recurrent for m in layer.matrices), network.fc_HH]
+    dense = [*(c.weight_OCFT for c in network.convolutions), network.output_VH]
+    biases = [*(c.bias_O for c in network.convolutions), *(r.bias_O for r in network.recurrent)]
+    biases += [network.fc_bias_H, network.output_bias_V]
+    rest = sum(w.numel() for w in dense) * width + 4 * sum(map(len, biases))
+    if dtype == "int8":  # a scale for each row
+        rest += 4 * (sum(m.shape[0] for m in matrices) + sum(map(len, dense)))
+    nonzero = sum(int(m.values_NRC.count_nonzero()) for m in matrices)
+    indices = 4 + sum(2 * len(m.columns_N) + 4 * (len(m.row_pointer) - 1) for m in matrices)
+    return Sizes(
+        dense_fp32=4 * parameters,
+        csr=nonzero * (width + 2) + 4 * (1 + sum(m.shape[0] for m in matrices)) + rest,
+        block_sparse=sum(m.values_NRC.numel() for m in matrices) * width + indices + rest,
+        indices=indices,
+        file=file,
+    )
+
+
+def _is_sparse(name: str, weight: Tensor) -> bool:
+    """Whether the runtime keeps a weight in blocks: recurrent and fully connected, pruned or not."""
+    return weight.ndim == 2 and name != "output.weight"
+
+
+def _largest_part(block: BlockSize, matrices: list[Tensor]) -> BlockSize:
+    """The largest part of a block that divides it and all matrices; square for a square, as native kernels are."""
+    rows, columns = (math.gcd(block[axis], *(m.shape[axis] for m in matrices)) for axis in (0, 1))
+    return (rows, columns) if block[0] != block[1] else (math.gcd(rows, columns),) * 2
+
+
+def _largest_block(matrices: list[Tensor]) -> BlockSize:
+    """The largest native block that fits all; single weights where none does."""
+    fitting = [n for n in NATIVE_BLOCKS if not any(side % n for m in matrices for side in m.shape)]
+    side = max(fitting, default=1)
+    return side, side

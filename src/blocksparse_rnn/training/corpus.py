@@ -1,0 +1,93 @@
+"""The corpus of a run: which utterances a recogniser can use, and what is done to them in training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from blocksparse_rnn.config.schema import build
+from blocksparse_rnn.data.augment import Augmenter
+from blocksparse_rnn.data.checks import Reject, split_usable
+from blocksparse_rnn.data.datamodule import SpeechData
+from blocksparse_rnn.data.inspection import LONGEST
+from blocksparse_rnn.data.manifest import Utterance
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import CONF
+from blocksparse_rnn.runs.folder import RunFolder
+from blocksparse_rnn.speech.alphabet import Alphabet
+from blocksparse_rnn.training.recogniser import Recogniser
+
+
+def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
+    """Usable utterances of all splits; the run's folder gets a list of those that are not.
+
+    Raises:
+        UserError: too many are not.
+    """
+    splits = build(settings["data"]).prepare()
+    rate = recogniser.features.sample_rate
+    normalise = build(settings["text"]) if settings.get("text") else None
+
+    def output_frames(seconds: float) -> int:
+        return recogniser.output_frames(round(seconds * rate))
+
+    usable: dict[str, Sequence[Utterance]] = {}
+    rejected: list[dict[str, Any]] = []
+    for name, utterances in splits.items():
+        usable[name], rejects = split_usable(utterances, recogniser.alphabet, output_frames, normalise)
+        rejected += [
+            {"split": name, "audio_filepath": str(r.utterance.audio), "reason": r.reason} for r in rejects
+        ]
+        offered = len(usable[name]) + len(rejects)
+        if not offered:
+            raise UserError(f"{name}: {settings['data'].get(name)} has no utterances")
+        if not usable[name] or len(rejects) / offered > settings["max_rejects"]:
+            advice = "" if normalise else _advice(rejects, recogniser.alphabet)
+            raise UserError(
+                f"data: {len(rejects)} of the {offered} utterances of {name} can't be used, more than "
+                f"max_rejects={settings['max_rejects']} allows; the first: {rejects[0].reason}{advice}"
+            )
+    if rejected:
+        run.write_rejects(rejected)
+        print(f"data: {len(rejected)} utterances left out, see {run.path / 'rejects.jsonl'}")
+    return SpeechData(
+        usable,
+        recogniser.alphabet,
+        sample_rate=rate,
+        batch=settings["batch"],
+        epochs_per_pass=settings.get("epochs_per_pass") or 1,
+        seed=settings["seed"],
+        workers=settings["workers"],
+        augment=_make_augmenter(settings, recogniser),
+        report=run.add_reject,
+    )
+
+
+def _make_augmenter(settings: dict[str, Any], recogniser: Recogniser) -> Augmenter | None:
+    nodes = [node for node in (settings.get("augment") or {}).values() if node]
+    if not nodes:
+        return None
+    return Augmenter(
+        [build(node) for node in nodes],
+        seed=settings["seed"],
+        fewest_samples=recogniser.fewest_samples(LONGEST),
+        alphabet=recogniser.alphabet,
+    )
+
+
+def _advice(rejects: list[Reject], alphabet: Alphabet) -> str:
+    """Which settings of texts have the letters that the alphabet lacks, in most of the texts."""
+    unknown = [
+        {letter for letter in alphabet.unknown(reject.utterance.text.lower()) if letter.isalpha()}
+        for reject in rejects
+        if "which the alphabet lacks" in reject.reason
+    ]
+    have: dict[str, int] = {}
+    for path in sorted((CONF / "text").glob("*.yaml")):
+        node = OmegaConf.load(path)
+        if node.text is not None:
+            have[f"text={path.stem}"] = sum(letters <= set(node.alphabet) for letters in unknown)
+    names = [name for name, texts in have.items() if texts and texts == max(have.values())]
+    if not names:
+        return ""
+    return f"; {' or '.join(names)} writes numbers out, makes letters small and drops punctuation"

@@ -1,0 +1,169 @@
+"""Where metrics go: always to metrics.csv, and to W&B or TensorBoard where chosen."""
+
+import csv
+import netrc
+import os
+import sys
+import time
+from argparse import Namespace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import durable_file
+from blocksparse_rnn.runs.folder import RunFolder
+
+
+class MetricsCSV(Logger):
+    """Rows of (step, epoch, metric, value, seconds), appended as they come.
+
+    Lightning's own CSV logger deletes its file when a run resumes. One metric to a row needs no
+    header that changes; `pandas.pivot_table(index="step", columns="metric")` makes it wide.
+    """
+
+    COLUMNS = ("step", "epoch", "metric", "value", "seconds")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._start = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The run folder's config.yaml has them already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        epoch = int(metrics.get("epoch", 0))
+        seconds = round(time.monotonic() - self._start, 2)
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if file.tell() == 0:
+                writer.writerow(self.COLUMNS)
+            # Sorted: Lightning's order depends on when a metric was first logged, so on a resume.
+            for name, value in sorted(metrics.items()):
+                if name != "epoch":
+                    writer.writerow((step, epoch, name, value, seconds))
+
+    def forget_after(self, step: int) -> None:
+        """Drop what an interrupted run logged beyond the step that its checkpoint goes on from."""
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # On a disk that was full not even the header may be.
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [row for row in whole[1:] if int(row.split(",", 1)[0]) < step]
+            with durable_file(self.path, "w") as file:
+                file.writelines(whole[:1] + kept)
+
+
+def csv_only(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:
+    """Nothing besides metrics.csv."""
+    return []
+
+
+def wandb_logger(
+    run: RunFolder, settings: dict[str, Any], *, project: str, entity: str | None, tags: list[str]
+) -> list[Logger]:
+    """W&B: online where a key is configured, else offline in the run folder.
+
+    A run keeps its id when it resumes. W&B never ends a training: where it can't start, a line says
+    so and metrics.csv has everything.
+
+    Args:
+        run: the run's folder; its name is the run's name and id.
+        settings: logged in full.
+        project: W&B project.
+        entity: W&B user or team; null for the key's own.
+        tags: tags of the run, besides model, scale and sparsifier.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        import wandb
+
+        offline = not _has_wandb_key()
+        if offline:
+            print("W&B: no key configured, logging offline into the run folder", file=sys.stderr)
+        logger = WandbLogger(
+            project=project,
+            entity=entity,
+            name=run.path.name,
+            id=run.path.name,
+            resume=None if offline else "allow",
+            save_dir=str(run.path),
+            mode="offline" if offline else "online",
+            group=settings["sweep"],
+            job_type=settings["model"]["cell"],
+            tags=[
+                settings["model"]["cell"],
+                settings["scale"]["name"],
+                settings["sparsifier"]["name"],
+                *tags,
+            ],
+            config=settings,
+            settings=wandb.Settings(init_timeout=30, x_disable_stats=offline),
+        )
+        for rate in ("val/cer", "val/wer"):
+            # Not the least: that may be of an epoch before the last pruning.
+            logger.experiment.define_metric(rate, summary="last")
+    except Exception as error:  # W&B's own errors have no common base, and none may end a training
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(f"W&B could not start ({reason}); metrics.csv has everything", file=sys.stderr)
+        return []
+    return [logger]
+
+
+def tell_again(path: Path, loggers: list[Logger]) -> None:
+    """Give W&B what a run logged before it was interrupted, where its offline folder begins anew.
+
+    W&B puts what is synced last in place of all before, so the newest folder must have everything.
+
+    Args:
+        path: the run's metrics.csv.
+        loggers: of the training that goes on.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger.experiment.offline and path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                moments = groupby(csv.DictReader(file), key=itemgetter("step", "epoch", "seconds"))
+                for (step, epoch, _), rows in moments:
+                    metrics = {row["metric"]: float(row["value"]) for row in rows}
+                    logger.log_metrics(metrics | {"epoch": int(epoch)}, int(step))
+
+
+def _has_wandb_key() -> bool:
+    """Whether a key is configured, in the environment or in ~/.netrc; asks nobody, needs no network."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc().authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def tensorboard_logger(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:
+    """TensorBoard files in the run folder.
+
+    Raises:
+        UserError: the package isn't installed.
+    """
+    try:
+        return [TensorBoardLogger(str(run.path), name="tensorboard", version="")]
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger=tensorboard: {error}; pip install tensorboard") from None
