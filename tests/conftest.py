@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from blocksparse_rnn.config.compose import compose_settings
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.data.manifest import Utterance, manifest_line
 from blocksparse_rnn.training.checkpoints import Checkpoints
 
@@ -53,7 +54,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tone_settings(tones: dict[str, Path], tmp_path: Path):
     """Settings of a training on tones that takes a second or two; takes overrides."""
 
-    def make(*overrides: str) -> dict:
+    def make(*overrides: str) -> Settings:
         data = [f"data.{split}={path}" for split, path in tones.items()]
         base = ["scale=mini", "model=gru", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]
         run = [f"outputs={tmp_path / 'outputs'}", "trainer.max_epochs=3", "trainer.accelerator=cpu"]

@@ -3,9 +3,10 @@
 Without others every function is the identity, so callers need no case of their own.
 """
 
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TypeVar
 
 import torch
@@ -34,6 +35,13 @@ def on_this_machine() -> int:
 def machines() -> int:
     """Machines on which processes were started."""
     return int(os.environ["WORLD_SIZE"]) // on_this_machine() if launched() else 1
+
+
+@contextmanager
+def rank_zero_stdout() -> Iterator[None]:
+    """What one rank says on standard output is enough; errors come from all."""
+    with redirect_stdout(io.StringIO()) if rank() else nullcontext():
+        yield
 
 
 @contextmanager

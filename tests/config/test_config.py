@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from mistakes import command_line_problems
 
 from blocksparse_rnn.cli import verify as verify_command
-from blocksparse_rnn.config.compose import CONF, command_line_problems, compose_settings
+from blocksparse_rnn.config.compose import CONF, compose_settings
 from blocksparse_rnn.errors import UserError
 
 SRC = CONF.parent / "src"
@@ -28,8 +29,8 @@ def test_every_option_composes(group, option):
 @pytest.mark.parametrize(("model", "scale"), [*itertools.product(OPTIONS["model"], OPTIONS["scale"])])
 def test_models_and_scales_go_together(model, scale):
     settings = compose_settings([f"model={model}", f"scale={scale}", "width=64"])
-    assert settings["model"]["hidden_size"] == 64
-    assert settings["scale"]["name"] == scale
+    assert settings.model.hidden_size == 64
+    assert settings.scale.name == scale
 
 
 @pytest.mark.parametrize(
@@ -43,10 +44,9 @@ def test_models_and_scales_go_together(model, scale):
         ("batch=-1", "batch=-1: must be greater than 0"),
         ("data.hours=much", "data.hours=much: must be a valid number"),
         ("features.kind=mfcc", "features.kind=mfcc: must be 'linear' or 'logmel'"),
-        ("optimizer._target_=os.system", "optimizer._target_=os.system: must lie inside blocksparse_rnn"),
         (
-            "optimizer._target_=blocksparse_rnn.files.os.system",
-            "optimizer._target_=blocksparse_rnn.files.os.system: must lie inside blocksparse_rnn",
+            "optimizer._target_=os.system",
+            "optimizer._target_: comes with the option of its group; write another option into conf/",
         ),
         ("width", "width: not of the form name=value"),
         (
@@ -110,7 +110,7 @@ def test_ranges_that_only_constructors_know_are_checked_too():
     [
         ("train.py", ["widht=3", "modle=x"], "did you mean width?"),
         ("train.py", ["width=3,4"], "several values need -m"),
-        ("train.py", ["launcher=slurm"], "launcher=slurm: submits the points of a sweep; add -m"),
+        ("train.py", ["launcher=slurm"], "launcher=slurm: submits the runs of a sweep; add -m"),
         ("summary.py", ["width=0"], "width=0: must be greater than 0"),
         ("transcribe.py", ["nowhere", "a.wav"], "nowhere: neither a run folder nor an exported file"),
         ("transcribe.py", ["nowhere"], "nothing to transcribe"),

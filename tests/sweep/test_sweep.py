@@ -16,6 +16,8 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+from hydra_plugins.grids_sweeper import grid_overrides
+from hydra_plugins.slots_launcher import SlotsLauncher
 from omegaconf import OmegaConf
 from processes import alive, wait_for
 
@@ -32,8 +34,6 @@ from blocksparse_rnn.signals import SIGNALS, STDIN_IS_PARENT
 from blocksparse_rnn.sweep import slots
 from blocksparse_rnn.sweep.plan import Job, plan, run_sweep, show_plan
 from blocksparse_rnn.sweep.slots import Slots
-from hydra_plugins.grids_sweeper import grid_overrides
-from hydra_plugins.slots_launcher import SlotsLauncher
 
 ROOT = CONF.parent
 # A stand-in for a training: notes its environment and when it ran, then does as its run folder is told.

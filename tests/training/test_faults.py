@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from blocksparse_rnn import distributed
 from blocksparse_rnn.cli import program
 from blocksparse_rnn.cli.verify import verify
-from blocksparse_rnn.config.compose import CONF
-from blocksparse_rnn.config.schema import build
+from blocksparse_rnn.config.compose import CONF, compose_settings
+from blocksparse_rnn.config.schema import typed
 from blocksparse_rnn.data.datamodule import _leave_signals_to_the_training
 from blocksparse_rnn.data.manifest import read_manifest
 from blocksparse_rnn.errors import UserError
@@ -69,7 +69,6 @@ def assert_same_end(run: RunFolder, other: RunFolder) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tones, tmp_path_factory):
     """A pruned run that nothing happened to."""
-    from blocksparse_rnn.config.compose import compose_settings
 
     data = [f"data.{split}={path}" for split, path in tones.items()]
     base = ["scale=mini", "model=gru", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]
@@ -148,7 +147,7 @@ def test_a_signal_while_the_ranks_agree_on_whether_one_came_is_not_lost(tone_set
 def test_metrics_that_a_full_disk_cut_in_their_header_begin_anew(tmp_path, left):
     metrics = MetricsCSV(tmp_path / "metrics.csv")
     metrics.path.write_text(left)
-    metrics.forget_after(7)
+    metrics.truncate_after(7)
     metrics.log_metrics({"val/cer": 0.5}, 7)
     assert [line.split(",")[:4] for line in metrics.path.read_text().splitlines()] == [
         ["step", "epoch", "metric", "value"],
@@ -351,7 +350,7 @@ def test_a_checkpoint_with_code_in_it_runs_none(tone_settings, tmp_path, monkeyp
 )
 def test_settings_build_nothing_from_outside_the_package(target):
     with pytest.raises(UserError, match=r"must lie inside blocksparse_rnn|no such class"):
-        build({"_target_": target})
+        typed({**compose_settings([]).plain(), "optimizer": {"_target_": target}})
 
 
 def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path):

@@ -8,7 +8,8 @@ import sys
 import threading
 
 from blocksparse_rnn.cli.program import run
-from blocksparse_rnn.config.schema import settings_problems
+from blocksparse_rnn.config.checks import check
+from blocksparse_rnn.config.schema import read_settings
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.signals import STDIN_IS_PARENT
@@ -23,10 +24,8 @@ def main() -> None:
     if not (run.path / "config.yaml").is_file():
         raise UserError(f"{run.path}: no run folder (no config.yaml in it); give a folder under outputs/")
     _end_with_the_sweep()
-    settings = run.settings()
-    problems = settings_problems(settings)
-    if problems:
-        raise UserError("\n".join(f"{run.path / 'config.yaml'}: {problem}" for problem in problems))
+    settings = read_settings(run)
+    check(settings)
     train(settings, run)
 
 

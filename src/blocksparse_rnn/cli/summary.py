@@ -8,25 +8,26 @@ import argparse
 import json
 from typing import Any
 
+from blocksparse_rnn.config.build import build_shapes
 from blocksparse_rnn.config.compose import compose_settings
-from blocksparse_rnn.config.schema import build_shapes
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.pruning.prunable import count_parameters, prunable_matrices
 
 
-def summarise(settings: dict[str, Any]) -> dict[str, Any]:
+def summarise(settings: Settings) -> dict[str, Any]:
     """Counts of the model that some settings describe.
 
     Returns:
         `total`, `prunable`, `parameters` (name -> count) and `shapes` (name -> sizes).
     """
     model = build_shapes(settings)
-    counts = count_parameters(model, settings["prunable"])
+    counts = count_parameters(model, settings.prunable)
     return {
         "total": counts.total,
         "prunable": counts.prunable,
         "parameters": counts.parameters,
         "shapes": {name: list(p.shape) for name, p in model.named_parameters()},
-        "types": {m.name: m.type for m in prunable_matrices(model, settings["prunable"])},
+        "types": {m.name: m.type for m in prunable_matrices(model, settings.prunable)},
     }
 
 

@@ -14,34 +14,29 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from blocksparse_rnn.config.compose import check_command_line, settings_last
-from blocksparse_rnn.config.schema import resolve
-from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.config.compose import read_command
 from blocksparse_rnn.files import CONF, create_folder
-from blocksparse_rnn.sweep.plan import show_plan
+from blocksparse_rnn.sweep.plan import run_sweep, show_plan
 from blocksparse_rnn.training.train import train
-
-mistakes: list[UserError] = []
-
-
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def task(cfg: DictConfig) -> None:
-    """Train the one point that Hydra composed; with -m, launcher=slots has each point trained."""
-    try:
-        train(resolve(cfg))
-    except UserError as error:
-        mistakes.append(error)  # raised here, Hydra would put a line of its own before ours
 
 
 def main() -> None:
-    """Check the whole command line, then hand it to Hydra."""
-    sys.argv[1:] = settings_last(sys.argv[1:])
-    points = check_command_line(sys.argv[1:])
-    if any(point["dry_run"] for point in points):
-        show_plan(points)
+    """Compose and check the command line, then do what it asks for."""
+    command = read_command(sys.argv[1:])
+    if any(settings.dry_run for settings in command.runs):
+        show_plan(command.runs)
         return
-    for folder in {point["outputs"] for point in points}:
+    for folder in {settings.outputs for settings in command.runs}:
         create_folder(Path(folder))
-    task()
-    if mistakes:
-        raise mistakes[0]
+    if command.hydra:
+        sys.argv[1:] = command.arguments
+        _hydra()
+    elif command.multirun:
+        sys.exit(run_sweep(command.runs))
+    else:
+        train(command.runs[0])
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def _hydra(cfg: DictConfig) -> None:
+    """Never called: Hydra shows something, or hands the runs of its sweeper to our launcher."""

@@ -12,18 +12,18 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.errors import PartlyFailed, UserError
 from blocksparse_rnn.inference.export import load_run
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runs.identity import identity, run_name
 from blocksparse_rnn.training.corpus import load_data
 from blocksparse_rnn.training.result import sizes
-from blocksparse_rnn.training.train import quieten_lightning
+from blocksparse_rnn.training.trainer import quieten_lightning
 
 _RATE_TOLERANCE = 2e-3
 """Error rates may differ by this much on another machine or number of threads, which rounds otherwise."""
@@ -47,11 +47,11 @@ def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str
     if result is None:
         raise UserError(f"{path}: is not finished (it has no result.json); the same command goes on with it")
     settings, recogniser = load_run(path)
-    yield _equal("settings", identity(settings), result.get("identity"))
-    yield _equal("name", run.path.name, run_name(settings))
+    yield _equal("settings", identity(settings.plain()), result.get("identity"))
+    yield _equal("name", run.path.name, run_name(settings.plain()))
     weights = recogniser.state_dict().values()
     yield "weights", all(bool(torch.isfinite(w).all()) for w in weights), "are finite"
-    counted = sizes(recogniser.model, settings)
+    counted = sizes(recogniser.model, settings.prunable)
     for name, count in counted["parameters"].items():
         yield _equal(f"parameters, {name}", count, result["parameters"][name])
     for name in ("total", "prunable"):
@@ -65,14 +65,14 @@ def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str
             yield _near(f"test {name.upper()}", rates[f"test/{name}"], result[name], _RATE_TOLERANCE)
 
 
-def _test(settings: dict[str, Any], recogniser: pl.LightningModule) -> dict[str, float]:
+def _test(settings: Settings, recogniser: pl.LightningModule) -> dict[str, float]:
     """Error rates of the test split, on the CPU or GPU that there is; writes nothing into the run."""
     quieten_lightning()
     with tempfile.TemporaryDirectory() as elsewhere:
         data = load_data(settings, recogniser, RunFolder(elsewhere))  # type: ignore[arg-type]
         trainer = pl.Trainer(
             default_root_dir=elsewhere,
-            accelerator=settings["trainer"]["accelerator"],
+            accelerator=settings.trainer.accelerator,
             devices=1,
             precision="32-true",
             logger=False,

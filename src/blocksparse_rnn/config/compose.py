@@ -1,11 +1,13 @@
-"""Composing settings from overrides, and a check of a whole command line before Hydra sees it.
+"""From a command line to checked settings: composed once, every mistake of every run named at once.
 
-Hydra alone stops at the first mistake, accepts `+sparsifer=glp`, and looks at the points of a sweep one
-by one as they start.
+Hydra alone stops at the first mistake, accepts `+sparsifer=glp`, and looks at the runs of a sweep one by
+one as they start.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,116 +21,149 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from blocksparse_rnn import distributed
-from blocksparse_rnn.config.schema import nearest, resolve
+from blocksparse_rnn.config.checks import check
+from blocksparse_rnn.config.grids import grid_overrides
+from blocksparse_rnn.config.schema import Settings, nearest, typed
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import CONF
-from hydra_plugins.grids_sweeper import grid_overrides
 
 _ENDLESS = (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP)
-_composed: dict[frozenset[str], dict[str, Any]] = {}
-"""The points of the last command line by their overrides: composing takes longer than all else before a start."""
+_OURS = {"hydra/sweeper": "grids", "hydra/launcher": "slots"}
 
 
-def compose_settings(overrides: list[str]) -> dict[str, Any]:
-    """The settings that some overrides compose to, resolved and checked, outside of a Hydra program.
+@dataclass(frozen=True)
+class Command:
+    """What a command line of train.py asks for."""
+
+    arguments: list[str]
+    """Options first: settings before and behind an option confuse Hydra."""
+    runs: list[Settings]
+    multirun: bool
+    hydra: bool
+    """Whether Hydra does it: shows something, or sweeps by a plugin such as hydra/sweeper=optuna."""
+
+
+def compose_settings(overrides: list[str]) -> Settings:
+    """The settings that some overrides compose to.
 
     Raises:
         UserError: names every mistake in the overrides and in what they compose to, one to a line.
     """
-    points, problems = _compose_points(overrides)
+    with _hydra():
+        [settings] = _compose_runs(overrides, "config", None, {})
+    return settings
+
+
+def read_command(arguments: list[str]) -> Command:
+    """Compose and check the command line of a training or sweep.
+
+    Raises:
+        UserError: names every mistake in every run, one to a line.
+    """
+    parsed = get_args_parser().parse_intermixed_args(arguments)
+    ordered = [*(argument for argument in arguments if argument not in parsed.overrides), *parsed.overrides]
+    if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
+        return Command(ordered, [], parsed.multirun, hydra=True)
+    if parsed.config_dir is not None and not Path(parsed.config_dir).is_dir():
+        raise UserError(f"--config-dir {parsed.config_dir}: there is no such folder")
+    problems = list(_single_run_problems(parsed.overrides)) if not parsed.multirun else []
+    if parsed.multirun and distributed.launched():
+        problems += ["-m: these processes share one training; for a sweep set launcher.gpus_per_job instead"]
+    name = parsed.config_name or "config"
+    runs: list[Settings] = []
+    with _hydra(parsed.config_dir):
+        choices, sweeper = _read_primary(parsed, name)
+        foreign = parsed.multirun and choices["hydra/sweeper"] != _OURS["hydra/sweeper"]
+        try:
+            if foreign:  # it says which values a run gets; the others can be checked now
+                fixed = [text for text in parsed.overrides if not _is_sweep(text)]
+                [settings] = _compose_runs(fixed, name, None, {})
+                if settings.dry_run:
+                    problems += ["dry_run=true: this sweeper chooses values as results come in; leave it out"]
+            else:
+                sweep = sweep_name(parsed.overrides, name) if parsed.multirun else None
+                runs = _compose_runs(parsed.overrides, name, sweep, sweeper)
+        except UserError as error:
+            problems = [*str(error).splitlines(), *problems]
     if problems:
-        raise UserError("\n".join(problems))
-    return points[0]
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return Command(ordered, runs, parsed.multirun, hydra=foreign)
 
 
-def settings_last(arguments: list[str]) -> list[str]:
-    """Arguments of a Hydra program with options such as -m first; settings before and behind one confuse Hydra."""
-    settings = get_args_parser().parse_intermixed_args(arguments).overrides
-    return [*(argument for argument in arguments if argument not in settings), *settings]
+def settings_of(cfg: DictConfig, choices: Mapping[str, str], sweep: str | None) -> Settings:
+    """What Hydra has composed, as checked settings.
 
-
-def check_command_line(arguments: list[str]) -> list[dict[str, Any]]:
-    """Check the arguments of a Hydra program, all points of a sweep together.
-
-    Returns:
-        The resolved settings of the points that they compose to; none where Hydra is only asked to show something.
+    Args:
+        cfg: what was composed.
+        choices: group -> option. A node that an option describes gets its name, by which a run is identified.
+        sweep: name of the sweep that the run belongs to, unless a setting names one.
 
     Raises:
         UserError: names every mistake, one to a line.
     """
-    parsed = get_args_parser().parse_args(arguments)
-    if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
-        return []
-    points, problems = _compose_points(parsed.overrides, parsed.config_name or "config", parsed.config_dir)
-    if not parsed.multirun:
-        problems += [
-            f"{text}: several values need -m (a sweep)"
-            for text in parsed.overrides
-            if (override := _parse(text)) and override.is_sweep_override()
-        ]
-        problems += [
-            f"{text}: submits the points of a sweep; add -m"
-            for text in parsed.overrides
-            if text.replace(" ", "") == "launcher=slurm"
-        ]
-    elif distributed.launched():
-        problems.append(
-            "-m: these processes share one training; for a sweep set launcher.gpus_per_job instead"
-        )
-    if problems:
-        raise UserError("\n".join(problems))
-    return points
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    with open_dict(cfg):
+        for group, option in choices.items():
+            node = cfg.get(group) if "/" not in group else None
+            if isinstance(node, DictConfig) and "_target_" in node:
+                node.name = option
+        cfg.sweep = cfg.sweep or sweep
+    try:
+        values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    settings = typed(values)
+    check(settings)
+    return settings
 
 
-def command_line_problems(overrides: list[str]) -> list[str]:
-    """Every mistake in some overrides and in each of the points that they compose to."""
-    return _compose_points(overrides)[1]
+def sweep_name(overrides: list[str], config_name: str) -> str:
+    """A name for a sweep that has none: the same command is the same sweep, and a sweep's file is part of it."""
+    words = " ".join([*sorted(overrides), *([config_name] if config_name != "config" else [])])
+    return f"sweep-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
 
 
-def composed_before(overrides: list[str]) -> dict[str, Any] | None:
-    """The settings that these overrides composed to when the command line was checked; None if they didn't."""
-    return _composed.get(frozenset(overrides))
+def _single_run_problems(overrides: list[str]) -> Iterator[str]:
+    """What only a sweep may have."""
+    for text in overrides:
+        if _is_sweep(text):
+            yield f"{text}: several values need -m (a sweep)"
+        if text.replace(" ", "") == "launcher=slurm":
+            yield f"{text}: submits the runs of a sweep; add -m"
 
 
-def _compose_points(
-    overrides: list[str], config_name: str = "config", config_dir: str | None = None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The settings of the points that some overrides compose to, and every mistake in them.
+def _read_primary(parsed: Any, config_name: str) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """Choices and sweeper settings of the primary configuration: `config`, or a sweep's file.
 
-    Args:
-        overrides: as typed, with several values where a sweep has them.
-        config_name: the primary configuration: `config`, or a sweep's file, which may bring parameters.
-        config_dir: a folder with more configurations.
+    Raises:
+        UserError: it can't be read, hides a setting from Hydra, or another launcher than ours is chosen.
     """
-    if config_dir is not None and not Path(config_dir).is_dir():
-        return [], [f"--config-dir {config_dir}: there is no such folder"]
-    parsed = [(text, _parse(text)) for text in overrides]
-    problems = [_unread(text) for text, override in parsed if override is None]
-    good = [text for text, override in parsed if override is not None]
-    of_hydra = [text for text, override in parsed if override and override.key_or_group.startswith("hydra.")]
-    with _hydra(config_dir):
-        try:
-            primary = compose(config_name, of_hydra, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            return [], [f"--config-name {config_name}: {str(error).splitlines()[0]}"]
-        values = [str(name) for name in primary if not OmegaConf.is_dict(primary._get_node(name))]
-        hidden = [name for name in values if config_dir and (Path(config_dir) / name).is_dir()]
-        if hidden:
-            return [], [
-                f"--config-dir {config_dir}: its folder {hidden[0]} hides the setting of that name from Hydra; "
-                "keep sweep files in a folder of their own"
-            ]
-        points: list[dict[str, Any]] = []
-        _composed.clear()
-        sweeper = primary.hydra.sweeper
-        for grid in grid_overrides(sweeper.get("params"), sweeper.get("grids"), good):
-            unread = [_unread(text) for text in grid if _parse(text) is None]  # in the sweep's file
-            problems += unread or _problems(grid, config_name, points)
-        return points, list(dict.fromkeys(problems))
+    of_hydra = [
+        text
+        for text in parsed.overrides
+        if _parse(text) and _name(text).split(".")[0].split("/")[0] == "hydra"
+    ]
+    try:
+        primary = compose(config_name, of_hydra, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"--config-name {config_name}: {str(error).splitlines()[0]}") from None
+    values = [str(name) for name in primary if not OmegaConf.is_dict(primary._get_node(name))]
+    hidden = [name for name in values if parsed.config_dir and (Path(parsed.config_dir) / name).is_dir()]
+    if hidden:
+        raise UserError(
+            f"--config-dir {parsed.config_dir}: its folder {hidden[0]} hides the setting of that name from Hydra; "
+            "keep sweep files in a folder of their own"
+        )
+    choices = primary.hydra.runtime.choices
+    if (launcher := choices["hydra/launcher"]) != _OURS["hydra/launcher"]:
+        raise UserError(
+            f"hydra/launcher={launcher}: runs start through launcher=slots or launcher=slurm; leave it out"
+        )
+    return choices, primary.hydra.sweeper
 
 
 @contextmanager
@@ -146,8 +181,29 @@ def _hydra(config_dir: str | None = None) -> Iterator[None]:
         restore_gh_from_backup(before)
 
 
-def _problems(overrides: list[str], config_name: str, points: list[dict[str, Any]]) -> Iterator[str]:
-    """Every mistake; fills `points` with the settings of those that have none."""
+def _compose_runs(
+    overrides: list[str], config_name: str, sweep: str | None, sweeper: Mapping[str, Any]
+) -> list[Settings]:
+    """The runs that some overrides compose to, several where they or a sweep file's grids have several values.
+
+    Raises:
+        UserError: names every mistake in every run, one to a line.
+    """
+    problems = [_unread(text) for text in overrides if _parse(text) is None]
+    good = [text for text in overrides if _parse(text)]
+    runs: list[Settings] = []
+    for grid in grid_overrides(sweeper.get("params"), sweeper.get("grids"), good):
+        unread = [_unread(text) for text in grid if _parse(text) is None]  # in the sweep's file
+        problems += unread or _compose_grid(grid, config_name, sweep, runs)
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return runs
+
+
+def _compose_grid(
+    overrides: list[str], config_name: str, sweep: str | None, runs: list[Settings]
+) -> Iterator[str]:
+    """Every mistake in one grid; appends the settings of its runs that have none to `runs`."""
     loader = GlobalHydra.instance().config_loader()
     groups, plain, good = [], [], []
     for override in OverridesParser.create().parse_overrides(overrides):
@@ -155,6 +211,8 @@ def _problems(overrides: list[str], config_name: str, points: list[dict[str, Any
             yield f"{override.input_line}: a sweep takes lists (1,2), choice() and range() only"
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             good.append(override)
+        elif override.key_or_group.endswith("_target_"):
+            yield f"{override.key_or_group}: comes with the option of its group; write another option into conf/"
         elif options := list(_options(loader, override.key_or_group)):
             wrong = [value for value in _values(override) if value not in options]
             yield from (f"{override.key_or_group}={value}: {nearest(value, options)}" for value in wrong)
@@ -175,8 +233,8 @@ def _problems(overrides: list[str], config_name: str, points: list[dict[str, Any
             yield f"{override.key_or_group}: {nearest(override.key_or_group, names)}"
     for point in BasicSweeper.split_arguments([*groups, *good], None)[0]:
         try:
-            points.append(resolve(compose(config_name, point)))
-            _composed[frozenset(point)] = points[-1]
+            cfg = compose(config_name, point, return_hydra_config=True)
+            runs.append(settings_of(cfg, cfg.hydra.runtime.choices, sweep))
         except UserError as error:
             yield from str(error).splitlines()
         except (HydraException, OmegaConfBaseException) as error:
@@ -195,6 +253,16 @@ def _parse(text: str) -> Override | None:
         return OverridesParser.create().parse_override(text)
     except HydraException:
         return None
+
+
+def _name(text: str) -> str:
+    override = _parse(text)
+    return "" if override is None else override.key_or_group
+
+
+def _is_sweep(text: str) -> bool:
+    override = _parse(text)
+    return override is not None and override.is_sweep_override()
 
 
 def _unread(text: str) -> str:

@@ -1,47 +1,83 @@
-"""Settings: what may be set, and a check that names every mistake at once before anything is loaded.
-
-The YAML files hold the values, the constructors hold the schema: the keyword-only arguments of a
-node's `_target_` are exactly the keys that the node may have, and their types what they may be.
-Positional arguments are what the program itself passes in.
-"""
+"""Settings as typed objects, and a check that names every mistake at once."""
 
 import difflib
-import inspect
-import typing
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
 
-import torch
-from hydra.errors import HydraException
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, create_model
-from torch import nn
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    create_model,
+)
 
+from blocksparse_rnn.config.nodes import STRICT, Node, Nodes, is_node, node_schema, nodes_schema, plain
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.pruning.blocks import BlockSetting
-from blocksparse_rnn.pruning.sparsifier import Context, Sparsifier
-from blocksparse_rnn.runs.dense_reference import find_dense
 from blocksparse_rnn.runs.folder import RunFolder
-from blocksparse_rnn.runs.sources import WEIGHTS_OF, source_of
-from blocksparse_rnn.runtime.autograd import check_skipping
-from blocksparse_rnn.speech.alphabet import Alphabet
-
-PACKAGE = "blocksparse_rnn"
-STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
-_NAMED_BY = {
-    "hidden_size": "width",
-    **{name: name for name in ("block", "target_sparsity", "q", "skip_zeros")},
-}
-"""Keys of nodes -> the settings that they take their values from."""
+def _step_limit(steps: int) -> int:
+    if steps != -1 and steps < 1:
+        raise ValueError("must be at least 1, or -1 for as many as the epochs take")
+    return steps
+
+
+def _time_limit(time: str) -> str:
+    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time):
+        raise ValueError("must be days:hours:minutes:seconds, such as 00:07:30:00")
+    return time
+
+
+class TrainerSettings(BaseModel):
+    """How long, where and how precisely a model is trained."""
+
+    model_config = STRICT
+
+    max_epochs: PositiveInt
+    max_steps: Annotated[int, AfterValidator(_step_limit)]
+    """Optimizer steps after which training ends earlier, or -1."""
+    max_time: Annotated[str, AfterValidator(_time_limit)] | None
+    """Time after which training ends earlier, as days:hours:minutes:seconds."""
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveInt
+    """GPUs or processes of each machine; all share a batch."""
+    strategy: Literal["auto", "ddp"]
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+    """Lightning's name of it, or `auto`: bf16-mixed on a GPU, 32-true on a CPU."""
+    clip: NonNegativeFloat
+    """Largest norm of the gradient; 0 for any."""
+    max_skipped: NonNegativeInt
+    """Steps in a row that may be skipped because their gradients are not finite."""
+    log_every: PositiveInt
+    """Steps between two rows of training metrics."""
+
+
+class CheckpointSettings(BaseModel):
+    """How often a training is saved."""
+
+    model_config = STRICT
+
+    every_minutes: NonNegativeFloat
+    """Besides the end of every epoch."""
+
+
+class ScaleSettings(BaseModel):
+    """Values that other settings refer to; which there are is up to conf/scale/."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
 
 
 class Settings(BaseModel):
-    """Top-level settings of a training; the nodes' own keys are checked against their constructors."""
+    """All settings of one training, interpolations filled in. conf/config.yaml says what each is for."""
 
     model_config = STRICT
 
@@ -50,8 +86,6 @@ class Settings(BaseModel):
     epochs_per_pass: PositiveInt | None
     seed: int = Field(ge=0, lt=2**32)  # numpy takes no larger one
     alphabet: str
-    text: dict[str, Any] | None
-    augment: dict[str, Any] | None
     outputs: str
     corpora: str
     workers: NonNegativeInt
@@ -65,89 +99,67 @@ class Settings(BaseModel):
     skip_zeros: bool | None
     dry_run: bool
     prunable: dict[str, list[str]]
-    scale: dict[str, Any]
-    features: dict[str, Any]
-    model: dict[str, Any]
-    data: dict[str, Any]
-    decoder: dict[str, Any]
-    optimizer: dict[str, Any]
-    sparsifier: dict[str, Any]
-    schedule: dict[str, Any]
-    trainer: dict[str, Any]
-    checkpoints: dict[str, Any]
-    logger: dict[str, Any]
-    launcher: dict[str, Any]
+    scale: ScaleSettings
+    features: Node
+    model: Node
+    data: Node
+    text: Node | None
+    augment: Nodes | None
+    decoder: Node
+    optimizer: Node
+    sparsifier: Nodes
+    schedule: Node
+    trainer: TrainerSettings
+    checkpoints: CheckpointSettings
+    logger: Node
+    launcher: Node
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as config.yaml holds them."""
+        return plain(self)
 
 
-def build(node: dict[str, Any], *positional: Any) -> Any:
-    """Call a node's `_target_` with the node's other keys as keyword arguments, nodes among them built."""
-    arguments = {
-        key: build(value) if is_node(value) else value for key, value in node.items() if key != "_target_"
-    }
-    return _target(node["_target_"])(*positional, **arguments)
-
-
-def _target(name: Any) -> Callable:
-    """What a `_target_` names, from our own package alone: settings must not be able to run other code.
+def typed(values: dict[str, Any]) -> Settings:
+    """Settings of resolved values, as a run's config.yaml holds them.
 
     Raises:
-        UserError: it lies elsewhere, also where only its path leads through the package.
+        UserError: names every value that its type does not allow, and every key that is unknown or missing.
     """
-    if not str(name).startswith(f"{PACKAGE}."):
-        raise UserError(f"_target_={name}: must lie inside {PACKAGE}")
+    problems: list[str] = []
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        try:
+            if is_node(value):
+                fields[key] = (node_schema(value), ...)
+            elif isinstance(value, dict) and key in ("sparsifier", "augment"):
+                fields[key] = (nodes_schema(value), ...)
+        except UserError as error:
+            problems.append(f"{key}.{error}")
+            fields[key] = (Any, ...)
+    known = {key: field for key, field in fields.items() if key in Settings.model_fields}
+    schema: type[Settings] = create_model("Settings", __base__=Settings, **known)
     try:
-        found = get_object(name)
-    except (ImportError, AttributeError, HydraException, ValueError):
-        raise UserError(f"_target_={name}: no such class or function") from None
-    # blocksparse_rnn.files.os.system is os.system.
-    if not callable(found) or not str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}."):
-        raise UserError(f"_target_={name}: must lie inside {PACKAGE}")
-    return found
-
-
-def is_node(value: Any) -> bool:
-    """Whether a value describes an object to build."""
-    return isinstance(value, dict) and "_target_" in value
-
-
-def build_shapes(settings: dict[str, Any]) -> nn.Module:
-    """The model on the meta device: names and shapes, no weights."""
-    features = build(settings["features"])
-    with torch.device("meta"):
-        return build(settings["model"], features.size, len(Alphabet(settings["alphabet"])))
-
-
-def build_sparsifiers(settings: dict[str, Any]) -> list[Sparsifier]:
-    """The sparsifiers that some settings name, none for a dense model."""
-    context = Context(settings["prunable"], partial(find_dense, settings))
-    return [build(node, context) for node in settings["sparsifier"].values() if is_node(node)]
-
-
-def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """Plain settings with every interpolation filled in, checked.
-
-    Raises:
-        UserError: names every mistake, one to a line.
-    """
-    try:
-        settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
-    problems = settings_problems(settings)
+        settings = schema.model_validate(values)
+    except ValidationError as error:
+        problems += _lines(error, schema)
+    # A node that refers to a top-level value would repeat its mistake.
+    problems = [p for p in problems if not any(p.endswith(f".{other}") for other in problems)]
     if problems:
         raise UserError("\n".join(problems))
     return settings
 
 
-def settings_problems(settings: dict[str, Any]) -> list[str]:
-    """Every mistake in settings that are resolved already, a line each."""
-    problems = list(_schema_problems("", Settings, settings))
-    for name, node in _nodes(settings):
-        problems += _node_problems(name, node)
-    # A node that refers to a top-level value would repeat its mistake.
-    problems = [p for p in problems if not any(p.endswith(f".{other}") for other in problems)]
-    # Ranges that only a constructor knows; it may rely on types, so those come first.
-    return problems or [*_contradictions(settings), *dict.fromkeys(_construction_problems(settings))]
+def read_settings(run: RunFolder) -> Settings:
+    """The settings of a run's folder.
+
+    Raises:
+        UserError: names every mistake in its config.yaml.
+    """
+    try:
+        return typed(run.settings())
+    except UserError as error:
+        file = run.path / "config.yaml"
+        raise UserError("\n".join(f"{file}: {problem}" for problem in str(error).splitlines())) from None
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -163,93 +175,28 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"unknown; choose one of {', '.join(top)}"
 
 
-def _nodes(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node with its dotted name; nodes within nodes are references to those found elsewhere."""
-    for key, value in settings.items():
-        if is_node(value):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, dict):
-            yield from _nodes(value, f"{prefix}{key}.")
+def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
+    for problem in error.errors():
+        path = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            fields = _fields(schema, problem["loc"][:-1])
+            yield f"{path}: {nearest(str(problem['loc'][-1]), fields) if fields else 'unknown'}"
+        elif problem["type"] == "missing":
+            yield f"{path}: is missing"
+        else:
+            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            yield f"{path}={problem['input']}: {message}"
 
 
-def _node_problems(name: str, node: dict[str, Any]) -> list[str]:
-    """Mistakes in one node, held against its target's keyword-only arguments."""
-    try:
-        target = _target(node["_target_"])
-    except UserError as error:
-        return [f"{name}.{error}"]
-    schema = _schema(target, without={key for key, value in node.items() if is_node(value)})
-    given = {key: value for key, value in node.items() if key != "_target_" and not is_node(value)}
-    return list(_schema_problems(f"{name}.", schema, given))
-
-
-def _schema(target: Callable, without: set[str]) -> type[BaseModel]:
-    signature = inspect.signature(target)
-    constructor = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(constructor, include_extras=True)  # with the ranges of pydantic's types
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in without
-    }
-    return create_model(target.__name__, __config__=STRICT, **fields)
-
-
-def _schema_problems(prefix: str, schema: type[BaseModel], given: dict[Any, Any]) -> Iterator[str]:
-    try:
-        schema.model_validate(given)
-    except ValidationError as error:
-        for problem in error.errors():
-            path = prefix + ".".join(str(part) for part in problem["loc"])
-            if problem["type"] == "extra_forbidden":
-                # A value that is a mapping has keys of its own, which are not the schema's.
-                nested = len(problem["loc"]) > 1
-                hint = "unknown" if nested else nearest(str(problem["loc"][0]), schema.model_fields)
-                yield f"{path}: {hint}"
-            elif problem["type"] == "missing":
-                yield f"{path}: is missing"
-            else:
-                message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-                yield f"{path}={problem['input']}: {message}"
-
-
-def _contradictions(settings: dict[str, Any]) -> Iterator[str]:
-    """Nodes that were given another value than the top-level setting by which a run is named and compared."""
-    for name, node in _nodes({key: settings[key] for key in ("model", "sparsifier")}):
-        for key, top in _NAMED_BY.items():
-            if key in node and node[key] != settings[top]:
-                yield f"{name}.{key}={node[key]}: differs from {top}={settings[top]}; set {top} alone"
-
-
-def _construction_problems(settings: dict[str, Any]) -> Iterator[str]:
-    """What the constructors of the light-weight parts refuse. Weights are not allocated."""
-    attempts: list[Callable[[], Any]] = [
-        *(partial(build, settings[name]) for name in ("data", "decoder", "schedule", "launcher")),
-        *(partial(build, settings[name]) for name in ("text",) if settings[name]),
-        *(partial(build, node) for node in (settings["augment"] or {}).values() if is_node(node)),
-        partial(build_sparsifiers, settings),
-        partial(_check_blocks, settings),
-        *(partial(_check_source, settings, name) for name in WEIGHTS_OF if settings[name]),
+def _fields(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a node may have; none for a mapping within a value, whose keys are not the schema's."""
+    for part in path:
+        field = schema.model_fields.get(str(part))
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return []
+        schema = field.annotation
+    return [
+        field.alias or name for name, field in schema.model_fields.items() if name not in ("name", "target")
     ]
-    for attempt in attempts:
-        try:
-            attempt()
-        except UserError as error:
-            yield str(error)
-
-
-def _check_source(settings: dict[str, Any], setting: str) -> None:
-    """Look for the run whose weights are wanted; a finished run no longer wants them."""
-    if RunFolder.of(settings).result() is None:
-        source_of(settings, setting)
-
-
-def _check_blocks(settings: dict[str, Any]) -> None:
-    """Hold the sparsifiers against the shapes of the model."""
-    model = build_shapes(settings)
-    for sparsifier in build_sparsifiers(settings):
-        sparsifier.check(model)
-        if sparsifier.skip_zeros:
-            check_skipping(sparsifier.block)
-    if settings["skip_zeros"] and settings["sparsifier"]["name"] == "gl":
-        raise UserError("skip_zeros=true: a lasso alone never ends pruning; take sparsifier=bp or glp")

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blocksparse_rnn.config.nodes import plain
+from blocksparse_rnn.config.schema import Settings, read_settings
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import create_folder
 from blocksparse_rnn.models import layers
@@ -20,8 +21,7 @@ from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runtime.bsr import DTYPES, NATIVE_BLOCKS, BlockSparse
 from blocksparse_rnn.runtime.export_file import write_network
 from blocksparse_rnn.runtime.network import Convolution, Network, Recurrent
-from blocksparse_rnn.training.recogniser import Recogniser
-from blocksparse_rnn.training.train import build_recogniser
+from blocksparse_rnn.training.recogniser import Recogniser, build_recogniser
 
 _ABOUT_RUN = (
     *("name", "identity", "seed", "sparsifier", "block", "cer", "wer", "sparsity/total", "sparsity/prunable"),
@@ -57,14 +57,14 @@ def describe(out: Path, network: Network, sizes: Sizes) -> str:
     return "\n".join(f"{name:<{width}} {size / 1e6:9.3f} MB  {note}".rstrip() for name, size, note in rows)
 
 
-def load_run(path: str | Path) -> tuple[dict[str, Any], Recogniser]:
+def load_run(path: str | Path) -> tuple[Settings, Recogniser]:
     """Settings and best recogniser of a run.
 
     Raises:
         UserError: no run folder, or its checkpoint can't be read or is another model's.
     """
     run = RunFolder.existing(path)
-    settings = run.settings()
+    settings = read_settings(run)
     recogniser = build_recogniser(settings).eval()
     try:
         recogniser.load_state_dict(load_weights(run.best))
@@ -91,23 +91,23 @@ def export_run(path: str | Path, out: Path, dtype: str = "fp32") -> tuple[Networ
     network = run_network(settings, recogniser, dtype)
     result = RunFolder(path).result() or {}
     about = {
-        "alphabet": settings["alphabet"],
-        "features": {key: v for key, v in settings["features"].items() if key != "_target_"},
+        "alphabet": settings.alphabet,
+        "features": {key: v for key, v in plain(settings.features).items() if key != "_target_"},
         "run": {key: result[key] for key in _ABOUT_RUN if key in result},
     }
     statistics = {"features.mean": recogniser.features.mean_F, "features.std": recogniser.features.std_F}
     create_folder(out.parent)
     write_network(out, network, dtype, about, statistics)
-    total = count_parameters(recogniser.model, settings["prunable"]).total
+    total = count_parameters(recogniser.model, settings.prunable).total
     return network, sizes(network, total, dtype, out.stat().st_size)
 
 
-def run_network(settings: dict[str, Any], recogniser: Recogniser, dtype: str = "fp32") -> Network:
+def run_network(settings: Settings, recogniser: Recogniser, dtype: str = "fp32") -> Network:
     """A run's recogniser for the runtime, in the blocks in which it was pruned, or the largest parts that fit all."""
     model = recogniser.model
     assert isinstance(model, DeepSpeech2)
-    pruned = settings["sparsifier"]["name"] != "none"
-    block = parse_block(settings["block"]) if pruned else None
+    pruned = settings.sparsifier.name != "none"
+    block = parse_block(settings.block) if pruned else None
     return as_network(model, recogniser.features.size, block, dtype)
 
 

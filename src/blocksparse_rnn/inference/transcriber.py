@@ -99,10 +99,10 @@ def corpus_split(run_path: str | Path, split: str) -> list[Utterance]:
     """
     if Path(run_path).is_file():
         raise UserError(f"{run_path}: an exported file knows no corpus; give its run folder, or audio files")
-    from blocksparse_rnn.config.schema import build
+    from blocksparse_rnn.config.schema import read_settings
     from blocksparse_rnn.runs.folder import RunFolder
 
-    utterances = build(RunFolder.existing(run_path).settings()["data"]).prepare()[split]
+    utterances = read_settings(RunFolder.existing(run_path)).data.build().prepare()[split]
     files = [u for u in utterances if u.problem is None and u.place is None and u.offset is None]
     if not files:
         raise UserError(f"{run_path}: {split} has no files of single utterances; name audio files instead")

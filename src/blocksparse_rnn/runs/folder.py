@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import yaml
 
@@ -32,6 +32,13 @@ _LOCK_POLL = 0.1
 
 # libyaml's takes a twelfth of the time, and a report reads hundreds.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Composed(Protocol):
+    """The settings of a run, as `config.schema` types them."""
+
+    def plain(self) -> dict[str, Any]:
+        """As config.yaml holds them."""
 
 
 class RunFolder:
@@ -51,9 +58,10 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
 
     @classmethod
-    def of(cls, settings: dict[str, Any]) -> "RunFolder":
+    def of(cls, settings: "Composed") -> "RunFolder":
         """The folder that belongs to some settings."""
-        return cls(Path(settings["outputs"]) / run_name(settings))
+        values = settings.plain()
+        return cls(Path(values["outputs"]) / run_name(values))
 
     @classmethod
     def existing(cls, path: str | Path, setting: str = "") -> "RunFolder":
@@ -78,7 +86,7 @@ class RunFolder:
         return run
 
     def settings(self) -> dict[str, Any]:
-        """The run's resolved settings."""
+        """The run's settings as config.yaml has them, interpolations filled in; `config.schema` types them."""
         with open(self.path / "config.yaml", encoding="utf-8") as file:
             return yaml.load(file, Loader=_YAML)
 
@@ -107,7 +115,7 @@ class RunFolder:
             raise UserError(f"{file}: is not a result of this program; {advice}") from None
         return result
 
-    def create(self, settings: dict[str, Any]) -> None:
+    def create(self, settings: Composed) -> None:
         """Make the folder and write the settings into it.
 
         Raises:
@@ -120,7 +128,7 @@ class RunFolder:
         for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp"), self.pending]:
             leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
         with durable_file(self.path / "config.yaml", "w") as file:
-            yaml.safe_dump(settings, file, sort_keys=False)
+            yaml.safe_dump(settings.plain(), file, sort_keys=False)
 
     @contextmanager
     def lock(self, patience: float | None = None) -> Iterator[None]:
@@ -223,7 +231,7 @@ class FollowedRun(RunFolder):
     def lock(self, patience: float | None = None) -> Iterator[None]:
         yield
 
-    def create(self, settings: dict[str, Any]) -> None:
+    def create(self, settings: Composed) -> None:
         """The first rank does."""
 
     def update_status(self, state: str, **details: Any) -> None:

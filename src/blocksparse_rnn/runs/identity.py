@@ -21,15 +21,16 @@ def identity(settings: dict[str, Any]) -> str:
     """Ten hexadecimal digits that stand for all settings on which the result depends.
 
     What is null is not used, and does not count: a setting added later with null as its default leaves
-    the identity of earlier runs as it was.
+    the identity of earlier runs as it was. A node counts by the name of its option, not by where its class
+    lies in the code, so that moving a class renames no run.
     """
-    chosen = _without_null({name: _chosen(settings, name) for name in settings if name not in NOT_IDENTITY})
+    chosen = _values({name: _chosen(settings, name) for name in settings if name not in NOT_IDENTITY})
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def _without_null(value: Any) -> Any:
+def _values(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_null(v) for key, v in value.items() if v is not None}
+        return {key: _values(v) for key, v in value.items() if v is not None and key != "_target_"}
     return value
 
 
@@ -48,7 +49,7 @@ def recipe(settings: dict[str, Any]) -> str:
 
 def same_settings(one: dict[str, Any], other: dict[str, Any], names: Iterable[str]) -> bool:
     """Whether two runs agree in all that changes a result among the settings of these names."""
-    return all(_without_null(_chosen(one, n)) == _without_null(_chosen(other, n)) for n in names)
+    return all(_values(_chosen(one, n)) == _values(_chosen(other, n)) for n in names)
 
 
 def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from blocksparse_rnn.config.schema import build, build_shapes
+from blocksparse_rnn.config.build import build_shapes
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.errors import RunLocked, UserError, cannot_write
 from blocksparse_rnn.pruning.prunable import count_parameters
 from blocksparse_rnn.runs.folder import LOCK_PATIENCE, RunFolder
@@ -32,7 +32,7 @@ _PATIENCE = 30.0  # seconds that jobs get to end after a signal
 class Job:
     """A point of a sweep."""
 
-    settings: dict[str, Any]
+    settings: Settings
     run: RunFolder
     state: str = "waiting"
     """waiting, running, finished, failed, busy (another process has it: waited for) or dropped (never begun)."""
@@ -69,26 +69,28 @@ class Job:
         return self.run.path / "stdout.log"
 
 
-def plan(points: Iterable[dict[str, Any]]) -> list[Job]:
+def plan(points: Iterable[Settings]) -> list[Job]:
     """The jobs of a sweep in the order in which they start: dense ones first, no run folder twice."""
     jobs = {run.path: Job(settings, run) for settings in points for run in [RunFolder.of(settings)]}
-    ordered = sorted(jobs.values(), key=lambda job: job.settings["sparsifier"]["name"] != "none")
+    ordered = sorted(jobs.values(), key=lambda job: job.settings.sparsifier.name != "none")
     for job in ordered:
         if job.run.result() is not None:
             job.state = "finished"
-        elif needs_dense(job.settings):
+        elif needs_dense(job.settings.plain()):
             dense = [
                 other
                 for other in ordered
-                if other.settings["sparsifier"]["name"] == "none"
-                and same_network(other.settings, job.settings)
+                if other.settings.sparsifier.name == "none"
+                and same_network(other.settings.plain(), job.settings.plain())
             ]
             # As q=auto chooses: those of the same recipe, else any.
-            job.after = [other for other in dense if same_recipe(other.settings, job.settings)] or dense
+            job.after = [
+                other for other in dense if same_recipe(other.settings.plain(), job.settings.plain())
+            ] or dense
     return ordered
 
 
-def show_plan(points: Iterable[dict[str, Any]]) -> None:
+def show_plan(points: Iterable[Settings]) -> None:
     """Print what would happen to each point; writes nothing."""
     for job in plan(points):
         if job.state == "finished":
@@ -100,16 +102,16 @@ def show_plan(points: Iterable[dict[str, Any]]) -> None:
         print(f"{action:6}  {job.run.path}  {_weights(job.settings)}")
 
 
-def _weights(settings: dict[str, Any]) -> str:
+def _weights(settings: Settings) -> str:
     """How many parameters a point will have, and how many of them not zero if it has a target."""
-    counts = count_parameters(build_shapes(settings), settings["prunable"])
-    pruning = settings["sparsifier"].get("block_pruning")
-    share = pruning["target_sparsity"] if pruning else None
+    counts = count_parameters(build_shapes(settings), settings.prunable)
+    prunes = hasattr(settings.sparsifier, "block_pruning")
+    share = settings.target_sparsity if prunes else None
     nonzero = "" if share is None else f"{(counts.total - share * counts.prunable) / 1e6:.3f} M nonzero of "
     return f"{nonzero}{counts.total / 1e6:.3f} M"
 
 
-def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]] = job_command) -> int:
+def run_sweep(points: list[Settings], command: Callable[[Path], list[str]] = job_command) -> int:
     """Run all points and report.
 
     Args:
@@ -122,11 +124,11 @@ def run_sweep(points: list[dict[str, Any]], command: Callable[[Path], list[str]]
     Raises:
         UserError: more slots than GPUs, or the output folder can't be written.
     """
-    slots = build(points[0]["launcher"])
+    slots = points[0].launcher.build()
     if not isinstance(slots, Slots):
         return slots.run(plan(points))
-    trainers = [point["trainer"] for point in points]
-    devices = max((t["devices"] for t in trainers if t["accelerator"] != "cpu"), default=0)
+    trainers = [point.trainer for point in points]
+    devices = max((t.devices for t in trainers if t.accelerator != "cpu"), default=0)
     return _Sweep(plan(points), slots, slots.environments(devices), command).run()
 
 

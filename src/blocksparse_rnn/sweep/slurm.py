@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from blocksparse_rnn.config.schema import read_settings
 from blocksparse_rnn.errors import RunLocked, UserError
 from blocksparse_rnn.files import SOURCE
 from blocksparse_rnn.runs.folder import RunFolder
@@ -131,11 +132,11 @@ class Slurm:
         jobs = [job for job in jobs if job.state == "waiting" and _prepare(job)]
         by_processes: dict[tuple[int, int], list[Job]] = {}
         for job in jobs:
-            trainer = job.settings["trainer"]
-            gpus = 0 if trainer["accelerator"] == "cpu" else trainer["devices"]
-            by_processes.setdefault((trainer["devices"], gpus), []).append(job)
+            trainer = job.settings.trainer
+            gpus = 0 if trainer.accelerator == "cpu" else trainer.devices
+            by_processes.setdefault((trainer.devices, gpus), []).append(job)
         for (processes, gpus), group in by_processes.items():
-            executor = self._executor(Path(group[0].settings["outputs"]), processes, gpus, dense)
+            executor = self._executor(Path(group[0].settings.outputs), processes, gpus, dense)
             with executor.batch():
                 array = [executor.submit(Element(job)) for job in group]
             submitted |= {job.run.path: element for job, element in zip(group, array, strict=True)}
@@ -243,7 +244,7 @@ class Element:
                 raise SystemExit(f"error: needs q of {dense.path.name}, which has no result")
         queue_again: Callable | Any = signal.getsignal(signal.SIGUSR2)  # submitit's
         try:
-            return train(run.settings(), run)["cer"]
+            return train(read_settings(run), run)["cer"]
         except Stopped as stopped:
             if stopped.number == signal.SIGUSR2:
                 signal.signal(signal.SIGUSR2, queue_again)

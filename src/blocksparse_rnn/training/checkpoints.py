@@ -6,7 +6,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import NonNegativeFloat
 
 from blocksparse_rnn import distributed
 from blocksparse_rnn.files import flush_file, flush_folder
@@ -29,7 +28,7 @@ class Checkpoints(pl.Callback):
         every_minutes: time between two checkpoints within an epoch.
     """
 
-    def __init__(self, run: RunFolder, stop: StopRequests, *, every_minutes: NonNegativeFloat) -> None:
+    def __init__(self, run: RunFolder, stop: StopRequests, every_minutes: float) -> None:
         self.run = run
         self.stop = stop
         self.every_seconds = 60 * every_minutes

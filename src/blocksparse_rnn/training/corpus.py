@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from blocksparse_rnn.config.schema import build
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.checks import Reject, split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
@@ -18,15 +18,15 @@ from blocksparse_rnn.speech.alphabet import Alphabet
 from blocksparse_rnn.training.recogniser import Recogniser
 
 
-def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) -> SpeechData:
+def load_data(settings: Settings, recogniser: Recogniser, run: RunFolder) -> SpeechData:
     """Usable utterances of all splits; the run's folder gets a list of those that are not.
 
     Raises:
         UserError: too many are not.
     """
-    splits = build(settings["data"]).prepare()
+    splits = settings.data.build().prepare()
     rate = recogniser.features.sample_rate
-    normalise = build(settings["text"]) if settings.get("text") else None
+    normalise = settings.text.build() if settings.text else None
 
     def output_frames(seconds: float) -> int:
         return recogniser.output_frames(round(seconds * rate))
@@ -40,12 +40,12 @@ def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) 
         ]
         offered = len(usable[name]) + len(rejects)
         if not offered:
-            raise UserError(f"{name}: {settings['data'].get(name)} has no utterances")
-        if not usable[name] or len(rejects) / offered > settings["max_rejects"]:
+            raise UserError(f"{name}: {getattr(settings.data, name, 'the corpus')} has no utterances")
+        if not usable[name] or len(rejects) / offered > settings.max_rejects:
             advice = "" if normalise else _advice(rejects, recogniser.alphabet)
             raise UserError(
                 f"data: {len(rejects)} of the {offered} utterances of {name} can't be used, more than "
-                f"max_rejects={settings['max_rejects']} allows; the first: {rejects[0].reason}{advice}"
+                f"max_rejects={settings.max_rejects} allows; the first: {rejects[0].reason}{advice}"
             )
     if rejected:
         run.write_rejects(rejected)
@@ -54,22 +54,22 @@ def load_data(settings: dict[str, Any], recogniser: Recogniser, run: RunFolder) 
         usable,
         recogniser.alphabet,
         sample_rate=rate,
-        batch=settings["batch"],
-        epochs_per_pass=settings.get("epochs_per_pass") or 1,
-        seed=settings["seed"],
-        workers=settings["workers"],
+        batch=settings.batch,
+        epochs_per_pass=settings.epochs_per_pass or 1,
+        seed=settings.seed,
+        workers=settings.workers,
         augment=_make_augmenter(settings, recogniser),
         report=run.add_reject,
     )
 
 
-def _make_augmenter(settings: dict[str, Any], recogniser: Recogniser) -> Augmenter | None:
-    nodes = [node for node in (settings.get("augment") or {}).values() if node]
+def _make_augmenter(settings: Settings, recogniser: Recogniser) -> Augmenter | None:
+    nodes = settings.augment.nodes() if settings.augment else []
     if not nodes:
         return None
     return Augmenter(
-        [build(node) for node in nodes],
-        seed=settings["seed"],
+        [node.build() for node in nodes],
+        seed=settings.seed,
         fewest_samples=recogniser.fewest_samples(LONGEST),
         alphabet=recogniser.alphabet,
     )

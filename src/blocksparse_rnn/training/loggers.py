@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.runs.folder import RunFolder
@@ -58,7 +59,7 @@ class MetricsCSV(Logger):
                 if name != "epoch":
                     writer.writerow((step, epoch, name, value, seconds))
 
-    def forget_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Drop what an interrupted run logged beyond the step that its checkpoint goes on from."""
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -69,13 +70,13 @@ class MetricsCSV(Logger):
                 file.writelines(whole[:1] + kept)
 
 
-def csv_only(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:
+def csv_only(run: RunFolder, settings: Settings) -> list[Logger]:
     """Nothing besides metrics.csv."""
     return []
 
 
 def wandb_logger(
-    run: RunFolder, settings: dict[str, Any], *, project: str, entity: str | None, tags: list[str]
+    run: RunFolder, settings: Settings, *, project: str, entity: str | None, tags: list[str]
 ) -> list[Logger]:
     """W&B: online where a key is configured, else offline in the run folder.
 
@@ -105,15 +106,15 @@ def wandb_logger(
             resume=None if offline else "allow",
             save_dir=str(run.path),
             mode="offline" if offline else "online",
-            group=settings["sweep"],
-            job_type=settings["model"]["cell"],
+            group=settings.sweep,
+            job_type=settings.model.cell,
             tags=[
-                settings["model"]["cell"],
-                settings["scale"]["name"],
-                settings["sparsifier"]["name"],
+                settings.model.cell,
+                settings.scale.name,
+                str(settings.sparsifier.name),
                 *tags,
             ],
-            config=settings,
+            config=settings.plain(),
             settings=wandb.Settings(init_timeout=30, x_disable_stats=offline),
         )
         for rate in ("val/cer", "val/wer"):
@@ -126,7 +127,7 @@ def wandb_logger(
     return [logger]
 
 
-def tell_again(path: Path, loggers: list[Logger]) -> None:
+def replay_metrics(path: Path, loggers: list[Logger]) -> None:
     """Give W&B what a run logged before it was interrupted, where its offline folder begins anew.
 
     W&B puts what is synced last in place of all before, so the newest folder must have everything.
@@ -157,7 +158,7 @@ def _has_wandb_key() -> bool:
         return False
 
 
-def tensorboard_logger(run: RunFolder, settings: dict[str, Any]) -> list[Logger]:
+def tensorboard_logger(run: RunFolder, settings: Settings) -> list[Logger]:
     """TensorBoard files in the run folder.
 
     Raises:

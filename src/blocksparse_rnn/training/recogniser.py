@@ -12,6 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from blocksparse_rnn import distributed
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.data.datamodule import Batch
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.speech.alphabet import Alphabet
@@ -160,3 +161,11 @@ class Recogniser(pl.LightningModule):
             )
         errors = ErrorCounts(*map(int, counts))
         return {f"{stage}/loss": loss / utterances, f"{stage}/cer": errors.cer, f"{stage}/wer": errors.wer}
+
+
+def build_recogniser(settings: Settings) -> Recogniser:
+    """The recogniser that some settings describe, with fresh weights."""
+    alphabet = Alphabet(settings.alphabet)
+    features = settings.features.build()
+    model = settings.model.build(features.size, len(alphabet))
+    return Recogniser(features, model, alphabet, settings.decoder.build(), settings.optimizer.build)

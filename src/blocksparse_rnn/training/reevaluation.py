@@ -1,13 +1,11 @@
-"""`weights=RUN`: the recogniser of a finished run, tested again with another decoder or other data; no training."""
+"""`weights=RUN`: the recogniser of a finished run, evaluated with another decoder or on other data; no training."""
 
 import os
 import shutil
 import time
 from typing import Any
 
-import pytorch_lightning as pl
-
-from blocksparse_rnn.config.schema import build
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs.checkpoint_files import load_weights
@@ -16,33 +14,39 @@ from blocksparse_rnn.runs.identity import identity, recipe
 from blocksparse_rnn.runs.sources import source_of
 from blocksparse_rnn.training.loggers import MetricsCSV
 from blocksparse_rnn.training.recogniser import Recogniser
+from blocksparse_rnn.training.trainer import make_trainer
 
 
-def retest(
-    settings: dict[str, Any], run: RunFolder, recogniser: Recogniser, data: SpeechData
+def re_evaluate(
+    settings: Settings, run: RunFolder, recogniser: Recogniser, data: SpeechData
 ) -> dict[str, Any]:
-    """Error rates on dev and test of another run's weights, as the result of a run.
+    """Error rates on dev and test with another run's weights, as the result of a run.
+
+    Args:
+        settings: those of the other run but for decoder and data; `weights` names its folder.
+        run: the folder of the re-evaluation.
+        recogniser: with the decoder to try, weights of any kind.
+        data: to evaluate on.
 
     Raises:
         UserError: the other run isn't finished, or was trained with other settings; several devices.
     """
-    if settings["trainer"]["devices"] != 1:
-        raise UserError("weights: a recogniser is tested again on one device; set trainer.devices=1")
-    source = source_of(settings, "weights")
+    if settings.trainer.devices != 1:
+        raise UserError("weights: a recogniser is re-evaluated on one device; set trainer.devices=1")
+    source = source_of(settings.plain(), "weights")
     trained = source.result()
     assert trained is not None
     recogniser.load_state_dict(load_weights(source.best))
-    metrics = MetricsCSV(run.metrics)
     run.metrics.unlink(missing_ok=True)
-    loggers = [metrics, *build(settings["logger"], run, settings)]
-    trainer: pl.Trainer = build(settings["trainer"], run, [], loggers)
+    loggers = [MetricsCSV(run.metrics), *settings.logger.build(run, settings)]
+    trainer = make_trainer(settings.trainer, run, [], loggers)
     started = time.monotonic()
     dev = trainer.validate(recogniser, datamodule=data, verbose=False)[0]
     test = trainer.test(recogniser, datamodule=data, verbose=False)[0]
     for logger in loggers:
         logger.finalize("success")
     _link(source, run)
-    result = {
+    return {
         **trained,
         "name": run.path.name,
         "cer": test["test/cer"],
@@ -52,13 +56,10 @@ def retest(
         "wall_seconds": round(time.monotonic() - started, 1),
         "weights": str(source.path),
         "trained": recipe(source.settings()),
-        "identity": identity(settings),
-        "sweep": settings["sweep"],
+        "identity": identity(settings.plain()),
+        "sweep": settings.sweep,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    run.write_result(result)
-    run.update_status("finished", cer=result["cer"])
-    return result
 
 
 def _link(source: RunFolder, run: RunFolder) -> None:

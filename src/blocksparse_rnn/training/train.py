@@ -1,55 +1,47 @@
-"""One training, from settings to result.
+"""One training, from settings to result: build, restore, fit, evaluate, write the result.
 
-settings -> run folder -> corpus -> recogniser -> fit -> test from the best checkpoint -> result.json
+settings -> run folder -> recogniser and corpus -> fit -> test of the best checkpoint -> result.json
 """
 
-import functools
-import io
-import logging
-import re
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import DDPStrategy
 
 from blocksparse_rnn import distributed
-from blocksparse_rnn.config.schema import build, build_sparsifiers
+from blocksparse_rnn.config.build import build_sparsifiers
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.data.datamodule import SpeechData
-from blocksparse_rnn.data.manifest import total_hours
-from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.pruning.monitor import SparsityMonitor
 from blocksparse_rnn.pruning.sparsifier import Sparsifier
-from blocksparse_rnn.runs.checkpoint_files import DurableCheckpointIO, load_weights, resume_point
+from blocksparse_rnn.runs.checkpoint_files import load_weights, resume_point
 from blocksparse_rnn.runs.folder import FollowedRun, RunFolder
 from blocksparse_rnn.signals import Stopped, StopRequests
-from blocksparse_rnn.speech.alphabet import Alphabet
+from blocksparse_rnn.training.checkpoints import Checkpoints
 from blocksparse_rnn.training.corpus import load_data
-from blocksparse_rnn.training.loggers import MetricsCSV, tell_again
+from blocksparse_rnn.training.loggers import MetricsCSV, replay_metrics
 from blocksparse_rnn.training.progress import Progress
 from blocksparse_rnn.training.ranks import LeaveOnError, run_ranks
-from blocksparse_rnn.training.recogniser import Recogniser
-from blocksparse_rnn.training.reevaluation import retest
-from blocksparse_rnn.training.result import circumstances, pruning, sizes
-from blocksparse_rnn.training.skip_nonfinite import SkipNonFinite
+from blocksparse_rnn.training.recogniser import Recogniser, build_recogniser
+from blocksparse_rnn.training.reevaluation import re_evaluate
+from blocksparse_rnn.training.result import training_result
 from blocksparse_rnn.training.skip_zeros import SkipZeros
+from blocksparse_rnn.training.trainer import make_trainer, on_gpu, quieten_lightning, validate_devices
 
 STATISTICS_UTTERANCES = 1000
 """Training utterances from which corpus normalisation is measured."""
 
 
-def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, Any]:
-    """Train, test and write result.json; a finished run is not done again, a broken one goes on.
+def train(settings: Settings, run: RunFolder | None = None) -> dict[str, Any]:
+    """Train, test and write result.json. A finished run is not done again, an interrupted one resumes.
 
     Args:
-        settings: resolved and checked (`config.resolve`).
+        settings: composed and checked (`config.compose`).
         run: the folder to do it in; None for the one that belongs to the settings.
 
     Returns:
@@ -59,14 +51,11 @@ def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, A
         UserError: unusable data, no permission, no space, a run that another process works on.
     """
     run = run or RunFolder.of(settings)
-    devices = settings["trainer"]["devices"]
-    if distributed.launched():
-        _check_ranks(devices)
-    _check_gpus(settings["trainer"]["accelerator"], devices)
+    validate_devices(settings.trainer)
     if distributed.rank():
         run = FollowedRun(run.path)
-    alone = devices == 1 or distributed.launched()
-    with StopRequests() as stop, _first_rank_speaks():
+    in_this_process = settings.trainer.devices == 1 or distributed.launched()
+    with StopRequests() as stop, distributed.rank_zero_stdout():
         with run.lock():
             result = run.result()
             if result is not None:
@@ -74,11 +63,10 @@ def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, A
                 print(f"{run.path}: finished before")
             else:
                 run.create(settings)
-                if alone:
-                    with _status_of_the_end(run):
-                        result = _train(settings, run, stop)
+                if in_this_process:
+                    result = _train(settings, run, stop)
         if result is None:
-            run_ranks(run, devices)  # the first of them takes the lock
+            run_ranks(run, settings.trainer.devices)  # the first of them takes the lock
             result = run.result()
             assert result is not None
             return result
@@ -86,30 +74,113 @@ def train(settings: dict[str, Any], run: RunFolder | None = None) -> dict[str, A
         return result
 
 
-def _check_ranks(devices: int) -> None:
-    """Hold the settings against the processes that somebody started."""
-    here = distributed.on_this_machine()
-    if devices != here:
-        raise UserError(
-            f"trainer.devices={devices}: {here} processes were started on this machine; set trainer.devices={here}"
-        )
+def _train(settings: Settings, run: RunFolder, stop: StopRequests) -> dict[str, Any]:
+    """Train in this process, one rank or the only one."""
+    quieten_lightning()
+    with _status_of_the_end(run), distributed.joined(on_gpu(settings.trainer.accelerator)):
+        run.update_status("running", epoch=0, step=0)
+        recogniser = _seeded_recogniser(settings)
+        data = load_data(settings, recogniser, run)
+        if settings.weights:
+            result = re_evaluate(settings, run, recogniser, data)
+        else:
+            result = _fit_and_evaluate(settings, run, recogniser, data, stop)
+        run.write_result(result)
+        run.update_status("finished", step=result["steps"], cer=result["cer"])
+        return result
 
 
-def _check_gpus(accelerator: str, devices: int) -> None:
-    """Hold the settings against this machine: the one that trains, not the one that plans a sweep."""
-    found = torch.cuda.device_count()
-    if _on_gpu(accelerator) and devices > found:
-        raise UserError(
-            f"trainer.accelerator={accelerator}, trainer.devices={devices}: this machine has {found} GPUs; "
-            "set trainer.accelerator=cpu or fewer devices"
-        )
+def _fit_and_evaluate(
+    settings: Settings, run: RunFolder, recogniser: Recogniser, data: SpeechData, stop: StopRequests
+) -> dict[str, Any]:
+    parts = _build(settings, run, stop)
+    resume_from = _restore(settings, run, recogniser, data, parts)
+
+    parts.trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)
+
+    recogniser.load_state_dict(load_weights(run.best))
+    for sparsifier in parts.sparsifiers:
+        sparsifier.verify(recogniser.model)
+    test = parts.trainer.test(recogniser, datamodule=data, verbose=False)[0]
+    result = {
+        "name": run.path.name,
+        "cer": test["test/cer"],
+        "wer": test["test/wer"],
+        "resumed": resume_from is not None,
+        **training_result(
+            settings, recogniser.model, data, parts.trainer, parts.sparsifiers, parts.checkpoints
+        ),
+    }
+    _log_result(result, parts)
+    return result
 
 
-@contextmanager
-def _first_rank_speaks() -> Iterator[None]:
-    """What one rank says on standard output is enough; errors come from all."""
-    with redirect_stdout(io.StringIO()) if distributed.rank() else nullcontext():
-        yield
+@dataclass(frozen=True)
+class _Parts:
+    """What a training has besides its recogniser and its data."""
+
+    sparsifiers: list[Sparsifier]
+    checkpoints: Checkpoints
+    metrics: MetricsCSV
+    loggers: list[Logger]
+    trainer: pl.Trainer
+
+
+def _seeded_recogniser(settings: Settings) -> Recogniser:
+    pl.seed_everything(settings.seed, verbose=False)
+    recogniser = build_recogniser(settings)
+    # A decoder reads its files when it is first used; better now than after an epoch.
+    recogniser.decoder(torch.zeros(1, 1, len(recogniser.alphabet)), [1], recogniser.alphabet)
+    if distributed.rank():
+        # Else all would mask the same of their utterances. Not by torch alone: Lightning seeds again as it starts.
+        pl.seed_everything(settings.seed + distributed.rank(), verbose=False)
+    return recogniser
+
+
+def _build(settings: Settings, run: RunFolder, stop: StopRequests) -> _Parts:
+    metrics = MetricsCSV(run.metrics)
+    loggers = [] if distributed.rank() else [metrics, *settings.logger.build(run, settings)]
+    sparsifiers = build_sparsifiers(settings)
+    checkpoints = Checkpoints(run, stop, settings.checkpoints.every_minutes)
+    # Sparsifiers come first, so that what is saved and shown after a step is what they left.
+    callbacks: list[pl.Callback] = [*sparsifiers]
+    if any(sparsifier.skip_zeros for sparsifier in sparsifiers):
+        callbacks += [SkipZeros(sparsifiers)]
+    if sparsifiers:
+        callbacks += [SparsityMonitor(settings.prunable, sparsifiers[0].block, run.path / "masks.png")]
+    callbacks += [checkpoints, Progress(run), LeaveOnError()]
+    trainer = make_trainer(settings.trainer, run, callbacks, loggers)
+    return _Parts(sparsifiers, checkpoints, metrics, loggers, trainer)
+
+
+def _restore(
+    settings: Settings, run: RunFolder, recogniser: Recogniser, data: SpeechData, parts: _Parts
+) -> Path | None:
+    """The checkpoint to resume from; without one, what a new training begins with."""
+    point = distributed.from_first(None if distributed.rank() else resume_point(run))
+    if point is not None:
+        path, step = point
+        if not distributed.rank():
+            parts.metrics.truncate_after(step)
+            replay_metrics(run.metrics, parts.loggers)
+        print(f"{run.path}: resuming from step {step}")
+        return path
+    if settings.start_from:
+        # Its statistics of the features with them, for which they were trained.
+        recogniser.load_state_dict(load_weights(RunFolder(settings.start_from).best))
+    elif recogniser.features.normalisation == "corpus":
+        recogniser.features.fit(data.sample_of_training(STATISTICS_UTTERANCES))
+    if not distributed.rank():
+        run.metrics.unlink(missing_ok=True)
+    return None
+
+
+def _log_result(result: dict[str, Any], parts: _Parts) -> None:
+    """Log the sparsity of the best checkpoint last, for whoever compares runs by their last values."""
+    last = {name: result[name] for name in ("sparsity/total", "sparsity/prunable")}
+    for logger in parts.loggers:
+        logger.log_metrics(last | {"parameters/nonzero": result["parameters"]["nonzero"]}, result["steps"])
+        logger.finalize("success")
 
 
 @contextmanager
@@ -123,223 +194,3 @@ def _status_of_the_end(run: RunFolder) -> Iterator[None]:
     except BaseException as error:
         run.update_status("failed", error=f"{type(error).__name__}: {error}")
         raise
-
-
-def _train(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
-    quieten_lightning()
-    run.update_status("running", epoch=0, step=0)
-    with distributed.joined(_on_gpu(settings["trainer"]["accelerator"])):
-        return _fit_and_test(settings, run, stop)
-
-
-def _fit_and_test(settings: dict[str, Any], run: RunFolder, stop: StopRequests) -> dict[str, Any]:
-    pl.seed_everything(settings["seed"], verbose=False)
-    recogniser = build_recogniser(settings)
-    # A decoder reads its files when it is first used; better now than after an epoch.
-    recogniser.decoder(torch.zeros(1, 1, len(recogniser.alphabet)), [1], recogniser.alphabet)
-    if distributed.rank():
-        # Else all would mask the same of their utterances. Not by torch alone: Lightning seeds again as it starts.
-        pl.seed_everything(settings["seed"] + distributed.rank(), verbose=False)
-    data = load_data(settings, recogniser, run)
-    if settings.get("weights"):
-        return retest(settings, run, recogniser, data)
-    metrics = MetricsCSV(run.metrics)
-    loggers = [] if distributed.rank() else [metrics, *build(settings["logger"], run, settings)]
-    sparsifiers = build_sparsifiers(settings)
-    monitors = _monitors(sparsifiers, settings, run)
-    checkpoints = build(settings["checkpoints"], run, stop)
-    # Sparsifiers come first, so that what is saved and shown after a step is what they left.
-    skipping = [SkipZeros(sparsifiers)] if any(s.skip_zeros for s in sparsifiers) else []
-    callbacks = [*sparsifiers, *skipping, *monitors, checkpoints, Progress(run), LeaveOnError()]
-    trainer = build(settings["trainer"], run, callbacks, loggers)
-
-    point = distributed.from_first(None if distributed.rank() else resume_point(run))
-    resume_from, step = point or (None, 0)
-    if resume_from is None:
-        if settings.get("start_from"):
-            # Its statistics of the features with them, for which they were trained.
-            recogniser.load_state_dict(load_weights(RunFolder(Path(settings["start_from"])).best))
-        else:
-            _measure_features(recogniser, data)
-        if not distributed.rank():
-            run.metrics.unlink(missing_ok=True)
-    else:
-        if not distributed.rank():
-            metrics.forget_after(step)
-            tell_again(run.metrics, loggers)
-        print(f"{run.path}: going on from step {step}")
-
-    trainer.fit(recogniser, datamodule=data, ckpt_path=resume_from, weights_only=True)
-    if not checkpoints.trained:
-        # Resumed at its very end, where Lightning calls no hook of a training.
-        for sparsifier in sparsifiers:
-            sparsifier.on_train_start(trainer, recogniser)
-        for monitor in monitors:
-            monitor.on_train_end(trainer, recogniser)
-
-    recogniser.load_state_dict(load_weights(run.best))
-    for sparsifier in sparsifiers:
-        sparsifier.verify(recogniser.model)
-    test = trainer.test(recogniser, datamodule=data, verbose=False)[0]
-    hours = total_hours(data.datasets["train"].utterances)
-    epochs = trainer.global_step / max(1, int(trainer.num_training_batches))
-    heard = hours * epochs / data.epochs_per_pass
-    result = {
-        "name": run.path.name,
-        "cer": test["test/cer"],
-        "wer": test["test/wer"],
-        "dev_cer": checkpoints.best_cer,
-        **sizes(recogniser.model, settings),
-        **pruning(recogniser.model, sparsifiers, settings),
-        "best_step": checkpoints.best_step,
-        "steps": trainer.global_step,
-        "skipped_steps": _skipped(trainer),
-        "epochs": round(epochs, 3),
-        "train_hours": round(hours, 4),
-        # Over all processes that a run took, without what was done twice because one was killed.
-        "wall_seconds": round(checkpoints.seconds, 1),
-        "cpu_seconds": round(checkpoints.cpu_seconds, 1),  # on a shared machine the wall clock says little
-        "saving_seconds": round(checkpoints.saving_seconds, 2),
-        "audio_hours_per_second": round(heard / max(checkpoints.seconds, 1e-3), 6),
-        "resumed": resume_from is not None,
-        **circumstances(settings, trainer),
-    }
-    for logger in loggers:
-        # Of the best checkpoint, for whoever compares runs by their last values.
-        logger.log_metrics(_last_metrics(result), trainer.global_step)
-        logger.finalize("success")
-    run.write_result(result)
-    run.update_status("finished", step=trainer.global_step, cer=result["cer"])
-    return result
-
-
-def build_recogniser(settings: dict[str, Any]) -> Recogniser:
-    """The recogniser that some settings describe, with fresh weights."""
-    alphabet = Alphabet(settings["alphabet"])
-    features = build(settings["features"])
-    model = build(settings["model"], features.size, len(alphabet))
-    make_optimizer = functools.partial(build, settings["optimizer"])
-    return Recogniser(features, model, alphabet, build(settings["decoder"]), make_optimizer)
-
-
-def _step_limit(steps: int) -> int:
-    if steps != -1 and steps < 1:
-        raise ValueError("must be at least 1, or -1 for as many as the epochs take")
-    return steps
-
-
-def _time_limit(time: str) -> str:
-    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time):
-        raise ValueError("must be days:hours:minutes:seconds, such as 00:07:30:00")
-    return time
-
-
-def make_trainer(
-    run: RunFolder,
-    callbacks: list[pl.Callback],
-    loggers: list[Logger],
-    *,
-    max_epochs: PositiveInt,
-    max_steps: Annotated[int, AfterValidator(_step_limit)],
-    max_time: Annotated[str, AfterValidator(_time_limit)] | None,
-    accelerator: Literal["auto", "cpu", "gpu"],
-    devices: PositiveInt,
-    strategy: Literal["auto", "ddp"],
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"],
-    clip: NonNegativeFloat,
-    max_skipped: NonNegativeInt,
-    log_every: PositiveInt,
-) -> pl.Trainer:
-    """Lightning's trainer as this project uses it.
-
-    Args:
-        run: where the run lies.
-        callbacks: of this training.
-        loggers: of this training.
-        max_epochs: epochs of training.
-        max_steps: optimizer steps after which training ends earlier, or -1.
-        max_time: time after which training ends earlier, as days:hours:minutes:seconds.
-        accelerator: `auto`, `cpu` or `gpu`.
-        devices: GPUs or processes of each machine; all share a batch.
-        strategy: Lightning's name of how they share it.
-        precision: Lightning's name of it, or `auto`: bf16-mixed on a GPU, 32-true on a CPU.
-        clip: largest norm of the gradient; 0 for any.
-        max_skipped: steps in a row that may be left out because their gradients are not finite.
-        log_every: steps between rows of training metrics.
-    """
-    if precision == "auto":
-        precision = "bf16-mixed" if _on_gpu(accelerator) else "32-true"
-    # Named, since Lightning takes any process in a SLURM allocation for one of several.
-    environment = TorchElasticEnvironment() if distributed.launched() else LightningEnvironment()
-    trainer = pl.Trainer(
-        default_root_dir=run.path,
-        callbacks=[*callbacks, SkipNonFinite(max_skipped)],
-        logger=loggers,
-        plugins=[DurableCheckpointIO(), environment],
-        max_epochs=max_epochs,
-        max_steps=max_steps,
-        max_time=max_time,
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=distributed.machines(),
-        strategy=_strategy(strategy),
-        precision=precision,
-        gradient_clip_val=clip,
-        log_every_n_steps=log_every,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    # It would take them from `StopRequests` and, within a handler, wait for ranks that wait elsewhere for this one.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
-
-
-def _strategy(name: str) -> str | DDPStrategy:
-    """Batch norm's statistics are equal on all ranks already, so DDP need not copy the first's to the others."""
-    return (
-        DDPStrategy(broadcast_buffers=False) if distributed.launched() and name in ("auto", "ddp") else name
-    )
-
-
-def _on_gpu(accelerator: str) -> bool:
-    return accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-
-
-def _skipped(trainer: pl.Trainer) -> int:
-    [skip] = [c for c in trainer.callbacks if isinstance(c, SkipNonFinite)]  # type: ignore[attr-defined]
-    return skip.total
-
-
-def _measure_features(recogniser: Recogniser, data: SpeechData) -> None:
-    if recogniser.features.normalisation == "corpus":
-        recogniser.features.fit(data.sample_of_training(STATISTICS_UTTERANCES))
-
-
-def _last_metrics(result: dict[str, Any]) -> dict[str, float]:
-    sparsity = {name: result[name] for name in ("sparsity/total", "sparsity/prunable")}
-    return {**sparsity, "parameters/nonzero": result["parameters"]["nonzero"]}
-
-
-def _monitors(
-    sparsifiers: list[Sparsifier], settings: dict[str, Any], run: RunFolder
-) -> list[SparsityMonitor]:
-    if not sparsifiers:
-        return []
-    return [SparsityMonitor(settings["prunable"], sparsifiers[0].block, run.path / "masks.png")]
-
-
-def quieten_lightning() -> None:
-    """Lightning's hints about GPUs and loader workers would drown what this project has to say."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (
-        ".*LeafSpec.*",
-        ".*does not have many workers.*",
-        ".*before the epoch ended.*",
-        ".*log_every_n_steps.*",
-        ".*broadcast_buffers.*",
-        ".*sync_dist=True.*",  # what is logged is summed over the ranks already
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -1,6 +1,4 @@
-"""Hydra's sweeper `grids`: the points of several grids one after the other.
-
-A sweep file names them; what is typed on the command line holds in each:
+"""The grids of a sweep file, as overrides. What is typed on the command line holds in each grid.
 
 hydra:
   sweeper:
@@ -13,15 +11,13 @@ hydra:
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from blocksparse_rnn.errors import UserError
 
 
 def grid_overrides(
-    params: dict[str, Any] | None, grids: Sequence[dict[str, Any]] | None, typed: list[str]
+    params: Mapping[str, Any] | None, grids: Sequence[Mapping[str, Any]] | None, typed: list[str]
 ) -> list[list[str]]:
     """The overrides of each grid: the file's for all grids, its own, and what was typed instead or besides.
 
@@ -49,34 +45,3 @@ def grid_overrides(
 def _typed(values: Any) -> str:
     """A value of the file as it would be typed."""
     return "null" if values is None else str(values)
-
-
-class GridsSweeper(BasicSweeper):
-    """Hands the points of all grids to the launcher at once, so that it can order them.
-
-    Args:
-        params: name -> values, for all grids.
-        grids: name -> values of each grid.
-    """
-
-    def __init__(self, params: dict[str, Any] | None, grids: Sequence[dict[str, Any]] | None) -> None:
-        super().__init__(max_batch_size=None, params=params)
-        self.grids = grids
-
-    def sweep(self, arguments: list[str]) -> Any:
-        """Launch every point."""
-        assert self.launcher is not None
-        parser = OverridesParser.create()
-        points = [
-            point
-            for overrides in grid_overrides(self.params, self.grids, arguments)
-            for point in self.split_arguments(parser.parse_overrides(overrides), None)[0]
-        ]
-        return [self.launcher.launch(points, initial_job_idx=0)]
-
-
-ConfigStore.instance().store(
-    group="hydra/sweeper",
-    name="grids",
-    node={"_target_": f"{__name__}.{GridsSweeper.__name__}", "params": None, "grids": None},
-)
