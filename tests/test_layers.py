@@ -8,7 +8,7 @@ import blocksparse_rnn
 
 PACKAGE = Path(blocksparse_rnn.__file__).parent
 LAYERS = [
-    {"errors", "files", "signals", "distributed"},
+    {"errors", "files", "signals", "distributed", "processes"},
     {"speech", "models", "pruning"},
     {"data", "runtime"},
     {"runs"},

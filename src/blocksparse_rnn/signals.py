@@ -10,8 +10,6 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-STDIN_IS_PARENT = "BLOCKSPARSE_STDIN_IS_PARENT"
-"""Environment variable of a job: its standard input is a pipe that closes when whoever started it dies."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+from mistakes import command_line_problems
 
-from blocksparse_rnn.config.compose import CONF, command_line_problems
-from blocksparse_rnn.config.schema import build
+from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.sweep.live_table import SweepTable
 from blocksparse_rnn.sweep.plan import plan, run_sweep
@@ -42,7 +42,7 @@ def test_points_are_array_jobs_and_pruned_ones_wait_for_their_dense_runs(
     options += ["launcher.jobs_at_once=1"]
     points = [tone_settings(*options, f"sparsifier={s}", f"seed={n}") for n in (0, 1) for s in ("bp", "none")]
     submitted: dict = {}
-    slurm, jobs = build(points[0]["launcher"]), plan(points)
+    slurm, jobs = points[0].launcher.build(), plan(points)
     slurm._submit(jobs[:2], submitted, SweepTable(4))
     slurm._submit(jobs[2:], submitted, SweepTable(4))
     files = sorted(
@@ -81,7 +81,7 @@ def test_what_another_process_has_is_waited_for(tone_settings, tmp_path, monkeyp
     fake_slurm(tmp_path / "bin", monkeypatch)
     points = [tone_settings("launcher=slurm", f"sparsifier={s}") for s in ("none", "bp")]
     monkeypatch.setattr("blocksparse_rnn.sweep.slurm._LOCK_PATIENCE", 0)
-    slurm, jobs = build(points[0]["launcher"]), plan(points)
+    slurm, jobs = points[0].launcher.build(), plan(points)
     with jobs[0].run.lock():
         slurm._submit(jobs[:1], {}, SweepTable(2))
         assert jobs[0].state == "busy"

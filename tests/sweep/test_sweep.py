@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import os
@@ -14,23 +13,19 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Timer
+from unittest.mock import patch
 
 import pytest
-from hydra_plugins.grids_sweeper import grid_overrides
-from hydra_plugins.slots_launcher import SlotsLauncher
-from omegaconf import OmegaConf
+from mistakes import command_line_problems
 from processes import alive, wait_for
 
-from blocksparse_rnn.config.compose import (
-    CONF,
-    check_command_line,
-    command_line_problems,
-    compose_settings,
-    settings_last,
-)
+from blocksparse_rnn.config.compose import CONF, read_command, sweep_name
+from blocksparse_rnn.config.grids import grid_overrides
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.processes import _STDIN_IS_PARENT as STDIN_IS_PARENT
 from blocksparse_rnn.runs.folder import RunFolder
-from blocksparse_rnn.signals import SIGNALS, STDIN_IS_PARENT
+from blocksparse_rnn.signals import SIGNALS
 from blocksparse_rnn.sweep import slots
 from blocksparse_rnn.sweep.plan import Job, plan, run_sweep, show_plan
 from blocksparse_rnn.sweep.slots import Slots
@@ -57,21 +52,27 @@ def stub(run: Path) -> list[str]:
     return [sys.executable, "-c", CHILD, str(run)]
 
 
+def run_with(points: list, command) -> int:
+    """A sweep whose jobs are another program."""
+    with patch("blocksparse_rnn.sweep.slots.job_command", command):
+        return run_sweep(points)
+
+
 def launcher(**changes) -> Slots:
     given = {"slots": None, "gpus_per_job": 1, "threads_per_job": 1, "max_attempts": 1, "fail_fast": False}
     return Slots(**given | changes)
 
 
-def with_seeds(settings: dict, count: int) -> list[dict]:
-    return [settings | {"seed": seed} for seed in range(count)]
+def with_seeds(settings: Settings, count: int) -> list[Settings]:
+    return [settings.model_copy(update={"seed": seed}) for seed in range(count)]
 
 
-def notes(points: list[dict]) -> list[dict]:
+def notes(points: list[Settings]) -> list[dict]:
     files = [f for point in points for f in RunFolder.of(point).path.glob("attempt-*.json")]
     return sorted((json.loads(f.read_text()) for f in files), key=lambda note: note["started"])
 
 
-def fail(point: dict, times: int) -> RunFolder:
+def fail(point: Settings, times: int) -> RunFolder:
     run = RunFolder.of(point)
     run.path.mkdir(parents=True)
     (run.path / "fails").write_text(str(times))
@@ -83,10 +84,10 @@ def test_dense_points_come_first_and_pruned_ones_wait_for_theirs(tone_settings):
         tone_settings(f"sparsifier={s}", f"seed={seed}") for seed in (0, 1) for s in ("bp", "none", "gl")
     ]
     jobs = plan(points)
-    names = [job.settings["sparsifier"]["name"] for job in jobs]
+    names = [job.settings.sparsifier.name for job in jobs]
     assert names == ["none", "none", "bp", "gl", "bp", "gl"]
     for job in jobs:
-        expected = [jobs[job.settings["seed"]]] if job.settings["sparsifier"]["name"] == "bp" else []
+        expected = [jobs[job.settings.seed]] if job.settings.sparsifier.name == "bp" else []
         assert job.after == expected
     targeted = plan([tone_settings(), tone_settings("sparsifier=bp", "target_sparsity=0.5")])
     assert targeted[1].after == []
@@ -112,7 +113,7 @@ def test_each_of_eight_gpus_has_one_job_at_a_time(tone_settings, monkeypatch, gp
     monkeypatch.setenv("RANK", "3")
     base = tone_settings("trainer.accelerator=auto", f"launcher.gpus_per_job={gpus_per_job}")
     points = with_seeds(base, 16)
-    assert run_sweep(points, stub) == 0
+    assert run_with(points, stub) == 0
     told = notes(points)
     assert len(told) == 16
     assert {note["rank"] for note in told} == {None}
@@ -128,7 +129,7 @@ def test_slots_on_a_cpu_share_its_threads(tone_settings, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(slots, "cores", lambda: 8)
     points = with_seeds(tone_settings("launcher.slots=3"), 3)
-    assert run_sweep(points, stub) == 0
+    assert run_with(points, stub) == 0
     assert [note["threads"] for note in notes(points)] == ["2", "2", "2"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     [first, _] = launcher(slots=2).environments(devices=1)
@@ -158,7 +159,7 @@ def test_more_slots_than_gpus_are_refused(monkeypatch):
 def test_a_failure_stands_alone_and_is_reported(tone_settings, capsys):
     points = with_seeds(tone_settings(), 3)
     failing = fail(points[1], times=9)
-    assert run_sweep(points, stub) == 1
+    assert run_with(points, stub) == 1
     assert [RunFolder.of(point).result() is not None for point in points] == [True, False, True]
     shown = capsys.readouterr()
     assert f"failed   {failing.path.name}: out of luck" in shown.out
@@ -167,7 +168,7 @@ def test_a_failure_stands_alone_and_is_reported(tone_settings, capsys):
     assert "2 finished, 1 failed" in shown.out
 
     (failing.path / "fails").unlink()
-    assert run_sweep(points, stub) == 0  # the same again does only what is left
+    assert run_with(points, stub) == 0  # the same again does only what is left
     assert [len(list(RunFolder.of(p).path.glob("attempt-*"))) for p in points] == [1, 2, 1]
 
 
@@ -176,7 +177,7 @@ def test_a_result_of_an_older_version_is_one_and_a_damaged_or_foreign_one_a_line
     run = RunFolder.of(points[0])
     run.path.mkdir(parents=True)
     (run.path / "result.json").write_text('{"cer": 0.25}')
-    assert run_sweep(points, stub) == 0
+    assert run_with(points, stub) == 0
     assert f"finished {run.path.name}: test CER 0.2500\n" in capsys.readouterr().out
     foreign = "is not a result of this program"
     for text, problem in (
@@ -185,28 +186,28 @@ def test_a_result_of_an_older_version_is_one_and_a_damaged_or_foreign_one_a_line
     ):
         (run.path / "result.json").write_text(text)
         with pytest.raises(UserError, match=rf"result.json: {problem}; move it away"):
-            run_sweep(points, stub)
+            run_with(points, stub)
 
 
 def test_attempts_are_repeated_as_often_as_asked(tone_settings):
     points = with_seeds(tone_settings("launcher.max_attempts=3"), 2)
     fail(points[0], times=2)
-    assert run_sweep(points, stub) == 0
+    assert run_with(points, stub) == 0
     fewer = [tone_settings("seed=7", "launcher.max_attempts=2")]
     fail(fewer[0], times=2)
-    assert run_sweep(fewer, stub) == 1
+    assert run_with(fewer, stub) == 1
 
 
 def test_fail_fast_starts_nothing_more(tone_settings):
     points = with_seeds(tone_settings("launcher.fail_fast=true", "launcher.slots=1"), 3)
     fail(points[0], times=1)
-    assert run_sweep(points, stub) == 1
+    assert run_with(points, stub) == 1
     assert len(notes(points)) == 1
 
 
 @pytest.mark.parametrize("ends", ["with a result", "without one"])
 def test_a_run_that_another_process_has_is_waited_for(tone_settings, monkeypatch, capsys, ends):
-    monkeypatch.setattr("blocksparse_rnn.sweep.plan.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("blocksparse_rnn.sweep.slots.LOCK_PATIENCE", 0.1)
     points = [tone_settings("sparsifier=none"), tone_settings("sparsifier=bp")]
     dense = RunFolder.of(points[0])
     lock = ExitStack()
@@ -225,7 +226,7 @@ def test_a_run_that_another_process_has_is_waited_for(tone_settings, monkeypatch
     begun: list = []
     leave_to_others = Job.leave_to_others
     monkeypatch.setattr(Job, "leave_to_others", leave)
-    assert run_sweep(points, stub) == 0
+    assert run_with(points, stub) == 0
     assert begun == []  # the pruned point waited too: its q is the dense one's
     assert len(notes(points)) == (1 if ends == "with a result" else 2)
     assert f"busy     {dense.path.name}: another process is working on this run" in capsys.readouterr().out
@@ -247,7 +248,7 @@ run(main)
 
 @pytest.mark.parametrize("other", ["still has it", "has let go"])
 def test_a_point_whose_job_another_one_overtook_is_waited_for(tone_settings, monkeypatch, other):
-    monkeypatch.setattr("blocksparse_rnn.sweep.plan.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("blocksparse_rnn.sweep.slots.LOCK_PATIENCE", 0.1)
     points = [tone_settings()]
     run = RunFolder.of(points[0])
     lock = ExitStack()
@@ -262,13 +263,13 @@ def test_a_point_whose_job_another_one_overtook_is_waited_for(tone_settings, mon
         return stub(path)
 
     started: list[Path] = []
-    assert run_sweep(points, overtaken) == 0  # and it counts as no attempt, of which there is one
+    assert run_with(points, overtaken) == 0  # and it counts as no attempt, of which there is one
 
 
 def test_a_pruned_point_fails_with_the_dense_one_that_it_needs(tone_settings, capsys):
     points = [tone_settings(f"sparsifier={s}", f"seed={n}") for n in (0, 1) for s in ("none", "bp")]
     dense = fail(points[0], times=9)
-    assert run_sweep(points, stub) == 1
+    assert run_with(points, stub) == 1
     assert [RunFolder.of(point).result() is not None for point in points] == [False, False, True, True]
     assert (
         f"failed: {RunFolder.of(points[1]).path}: needs q of {dense.path.name}, which failed"
@@ -284,7 +285,7 @@ def test_a_point_whose_folder_is_removed_fails_alone(tone_settings, capsys):
         remove = "import shutil, sys; shutil.rmtree(sys.argv[1]); sys.exit(2)"
         return [sys.executable, "-c", remove, str(path)] if path == bad else stub(path)
 
-    assert run_sweep(points, command) == 1
+    assert run_with(points, command) == 1
     assert RunFolder.of(points[1]).result() is not None
     assert f"failed: {bad}: ended with exit code 2; its log can't be read" in capsys.readouterr().err
 
@@ -294,7 +295,7 @@ def test_a_job_that_cannot_be_started_says_why(tone_settings, monkeypatch, capsy
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    assert run_sweep([tone_settings()], stub) == 1
+    assert run_with([tone_settings()], stub) == 1
     assert ": could not be started: Resource temporarily unavailable" in capsys.readouterr().err
 
 
@@ -330,9 +331,9 @@ except KeyboardInterrupt:
             os.kill(os.getpid(), number)
         return job
 
-    monkeypatch.setattr("blocksparse_rnn.sweep.plan.subprocess.Popen", just_then)
+    monkeypatch.setattr("blocksparse_rnn.processes.subprocess.Popen", just_then)
     started = time.monotonic()
-    assert run_sweep(points, lambda run: [sys.executable, "-c", child, str(run)]) == 128 + number
+    assert run_with(points, lambda run: [sys.executable, "-c", child, str(run)]) == 128 + number
     assert time.monotonic() - started < 10
     asked = [(RunFolder.of(point).path / "asked").exists() for point in points]
     assert asked == [True, True, False]
@@ -345,7 +346,7 @@ def test_only_the_last_attempt_says_why_a_job_failed(tone_settings, capsys):
         (RunFolder.of(point).path / "stdout.log").write_text("error: of yesterday\n")
     does = {"s0": "print('epoch 1'); exit(3)", "s1": "import os; print('epoch 2'); os.kill(os.getpid(), 9)"}
     command = {RunFolder.of(p).path: does[f"s{p['seed']}"] for p in points}
-    assert run_sweep(points, lambda run: [sys.executable, "-c", command[run]]) == 1
+    assert run_with(points, lambda run: [sys.executable, "-c", command[run]]) == 1
     shown = capsys.readouterr().err
     assert f"{RunFolder.of(points[0]).path}: epoch 1\n" in shown
     assert f"{RunFolder.of(points[1]).path}: was killed by SIGKILL (out of memory?)\n" in shown
@@ -353,13 +354,13 @@ def test_only_the_last_attempt_says_why_a_job_failed(tone_settings, capsys):
 
 def test_runs_of_the_same_name_in_two_folders_are_shown_once_each(tone_settings, tmp_path, capsys):
     points = [tone_settings(f"outputs={tmp_path / name}") for name in ("one", "other")]
-    assert run_sweep(points, stub) == 0
+    assert run_with(points, stub) == 0
     assert capsys.readouterr().out.count("running ") == 2
 
 
 def test_an_output_folder_that_cannot_be_written_fails_in_one_line(tone_settings, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run_sweep([tone_settings(f"outputs={tmp_path / 'file'}")], stub) == 1
+    assert run_with([tone_settings(f"outputs={tmp_path / 'file'}")], stub) == 1
     assert "cannot write" in capsys.readouterr().err
 
 
@@ -384,7 +385,7 @@ def planned(command: list[str], *more: str) -> list[list[str]]:
     """What `dry_run=true` prints, a list of words for each point, without a process of its own."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        show_plan(check_command_line([*command[2:], *more]))
+        show_plan(read_command([*command[2:], *more]).runs)
     return [line.split() for line in shown.getvalue().splitlines()]
 
 
@@ -402,7 +403,7 @@ def pids(tmp_path: Path) -> list[int]:
     "command", ["-m scale=mini width=16,32", "scale=mini -m width=16,32", "width=16,32 scale=mini -m"]
 )
 def test_options_may_stand_between_settings(command):
-    points = check_command_line(settings_last(command.split()))
+    points = read_command(command.split()).runs
     assert [point["width"] for point in points] == [16, 32]
 
 
@@ -485,7 +486,7 @@ def test_a_job_watches_standard_input_only_for_whoever_started_it(tmp_path):
 import sys, time
 sys.argv = ["job", {str(tmp_path)!r}]
 from blocksparse_rnn.cli import job
-job.settings_problems = lambda settings: []
+job.read_settings, job.check = lambda run: None, lambda settings: None
 job.train = lambda settings, run: time.sleep(0.3)
 job.main()
 """
@@ -557,17 +558,12 @@ def test_a_sweep_file_may_hold_several_grids(command, tmp_path):
         planned(sweep)
 
 
-def test_sweep_files_that_name_no_sweep_are_sweeps_of_their_own(monkeypatch):
-    monkeypatch.setattr("blocksparse_rnn.config.compose.composed_before", compose_settings)
-    launcher, names = SlotsLauncher(), []
-    for name in ("config", "one", "other", "one"):
-        hydra = {"job": {"config_name": name}, "overrides": {"task": ["seed=1,2"]}}
-        launcher.config = OmegaConf.create({"hydra": hydra})
-        names.append(launcher._settings(["seed=1"])["sweep"])
+def test_sweep_files_that_name_no_sweep_are_sweeps_of_their_own():
+    names = [sweep_name(["seed=1,2"], name) for name in ("config", "one", "other", "one")]
     assert len(set(names)) == 3
     assert names[1] == names[3]
-    typed = hashlib.sha256(b"seed=1,2").hexdigest()[:6]
-    assert names[0] == f"sweep-{typed}"  # as ever without a file
+    runs = read_command(["-m", "width=64", "seed=1,2"]).runs
+    assert {settings.sweep for settings in runs} == {sweep_name(["width=64", "seed=1,2"], "config")}
 
 
 SWEEPS = ROOT / "sweeps"

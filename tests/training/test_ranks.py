@@ -19,6 +19,7 @@ from blocksparse_rnn import distributed
 from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.batch_norm import BatchNorm
+from blocksparse_rnn.processes import Child
 from blocksparse_rnn.runs.checkpoint_files import load_weights
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.signals import Stopped
@@ -200,7 +201,7 @@ signal.pause()
 def test_ranks_that_a_signal_ended_one_way_or_another_were_stopped(tone_settings, tmp_path, monkeypatch):
     def rank(run, rank, count, port):
         program = "import signal; signal.pause()" if rank else AS_IT_LEFT
-        return subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "listens")])
+        return Child([sys.executable, "-c", program, str(tmp_path / "listens")], os.environ, log=None)
 
     def ask():
         wait_for((tmp_path / "listens").exists)

@@ -42,7 +42,7 @@ def run(program: Callable[[], object]) -> None:
         print(f"error: {error.strerror}{where}; free space or choose another folder", file=sys.stderr)
         sys.exit(UserError.exit_code)
     except Stopped as stopped:
-        print(f"{stopped}: the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"{stopped}: rerun the command to resume from the last checkpoint", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -4,15 +4,14 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from blocksparse_rnn.sweep.plan import Job
+from blocksparse_rnn.sweep.plan import Job
 
 _REFRESH_SECONDS = 1.0
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "busy": "yellow", "dropped": "yellow"}
@@ -46,7 +45,7 @@ class SweepTable:
         if self.live:
             self.live.stop()
 
-    def show(self, jobs: list["Job"]) -> None:
+    def show(self, jobs: list[Job]) -> None:
         """Bring what is shown up to date."""
         changed = [job for job in jobs if self._states.get(job.run.path) != job.state]
         for job in changed:
@@ -57,7 +56,7 @@ class SweepTable:
             self._shown_at = time.monotonic()
             self.live.update(self._table(jobs), refresh=True)
 
-    def report(self, jobs: list["Job"]) -> None:
+    def report(self, jobs: list[Job]) -> None:
         """Say at the end what failed, and how to do it again."""
         for job in jobs:
             if job.state == "failed":
@@ -70,14 +69,14 @@ class SweepTable:
         if not self.live:  # on a terminal it stands below the table
             print(self._summary(jobs))
 
-    def _note(self, job: "Job") -> None:
+    def _note(self, job: Job) -> None:
         if job.state == "running":
             self._began[job.run.path] = time.monotonic()
         elif job.state == "finished" and job.run.path in self._began:
             self._took.append(time.monotonic() - self._began[job.run.path])
         self._states[job.run.path] = job.state
 
-    def _table(self, jobs: list["Job"]) -> Table:
+    def _table(self, jobs: list[Job]) -> Table:
         table = Table(caption=self._summary(jobs), caption_justify="left")
         for heading in ("point", "state", "epoch", "CER %", "sparsity %", "left"):
             table.add_column(heading, justify="left" if heading in ("point", "state") else "right")
@@ -92,7 +91,7 @@ class SweepTable:
             table.add_row(f"... and {len(jobs) - len(shown)} more")
         return table
 
-    def _summary(self, jobs: list["Job"]) -> str:
+    def _summary(self, jobs: list[Job]) -> str:
         counts = {
             state: sum(job.state == state for job in jobs) for state in ("finished", *_COLOURS, "waiting")
         }
@@ -105,7 +104,7 @@ class SweepTable:
             + (f", {tqdm.format_interval(left)} left" if left else "")
         )
 
-    def _seconds_left(self, jobs: list["Job"]) -> float:
+    def _seconds_left(self, jobs: list[Job]) -> float:
         """Of the running jobs by what they say, of the waiting ones by what the finished took."""
         running = [float(_status(job).get("seconds_left") or 0) for job in jobs if job.state == "running"]
         waiting = sum(job.state == "waiting" for job in jobs)
@@ -115,7 +114,7 @@ class SweepTable:
         return max([(sum(running) + waiting * mean) / self.slots, *running])
 
 
-def _figures(job: "Job") -> tuple[str, str, str, str]:
+def _figures(job: Job) -> tuple[str, str, str, str]:
     """Epoch, CER, sparsity and time left of a job."""
     result = job.run.result() if job.state == "finished" else None
     if result is not None:
@@ -133,19 +132,19 @@ def _figures(job: "Job") -> tuple[str, str, str, str]:
     )
 
 
-def _status(job: "Job") -> dict[str, Any]:
+def _status(job: Job) -> dict[str, Any]:
     status = job.run.status()
-    if job.process is None:  # on another machine
+    if job.child is None:  # on another machine
         return status
     # What an earlier process left there says nothing of the one that runs now, or of its first rank.
-    return status if job.process.pid in (status.get("pid"), status.get("parent")) else {}
+    return status if job.child.pid in (status.get("pid"), status.get("parent")) else {}
 
 
 def _percent(value: float | None, digits: int) -> str:
     return "" if value is None else f"{100 * value:.{digits}f}"
 
 
-def _words(job: "Job") -> str:
+def _words(job: Job) -> str:
     if job.problem:
         return f": {job.problem}"
     result = job.run.result() if job.state == "finished" else None

@@ -1,13 +1,18 @@
-"""Where the jobs of a sweep run: one slot for each GPU, or some on a CPU that share its threads."""
+"""`launcher=slots`: every run of a sweep is a process of its own, one slot for each GPU or share of a CPU."""
 
 import os
-import sys
-from pathlib import Path
+import signal
+import time
+from types import FrameType
 
 import torch
 
-from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.files import SOURCE, cores
+from blocksparse_rnn.errors import PartlyFailed, RunLocked, UserError, cannot_write
+from blocksparse_rnn.files import cores
+from blocksparse_rnn.processes import Child, end_all, environment_of_jobs, job_command, signals_to
+from blocksparse_rnn.runs.folder import LOCK_PATIENCE
+from blocksparse_rnn.sweep.live_table import SweepTable
+from blocksparse_rnn.sweep.plan import Job
 
 _OF_OTHER_PROCESSES = (
     "LOCAL_RANK",
@@ -20,6 +25,8 @@ _OF_OTHER_PROCESSES = (
     "MASTER_PORT",
     "TORCHELASTIC_USE_AGENT_STORE",
 )
+_POLL_SECONDS = 0.2
+_PATIENCE = 30.0  # seconds that jobs get to end after a signal
 
 
 class Slots:
@@ -30,7 +37,7 @@ class Slots:
             one per `threads_per_job` cores.
         gpus_per_job: GPUs that a job gets.
         threads_per_job: cores that a job on a CPU gets where `slots` is null; null for all, one job at a time.
-        max_attempts: times that a point is tried.
+        max_attempts: times that a run is tried.
         fail_fast: whether the first failure ends the sweep.
 
     Raises:
@@ -60,6 +67,16 @@ class Slots:
         self.max_attempts = max_attempts
         self.fail_fast = fail_fast
 
+    def run(self, jobs: list[Job]) -> int:
+        """Do all jobs and report; returns the exit code, as `run_sweep` has it.
+
+        Raises:
+            UserError: the jobs need more GPUs than there are, or more than a job gets.
+        """
+        trainers = [job.settings.trainer for job in jobs]
+        devices = max((t.devices for t in trainers if t.accelerator != "cpu"), default=0)
+        return _Loop(jobs, self, self.environments(devices)).run()
+
     def environments(self, devices: int) -> list[dict[str, str]]:
         """The environment of each slot's jobs.
 
@@ -69,8 +86,7 @@ class Slots:
         Raises:
             UserError: there are fewer GPUs than the slots need, or a job needs more than it gets.
         """
-        base = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_PROCESSES}
-        base["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
+        base = {name: v for name, v in environment_of_jobs().items() if name not in _OF_OTHER_PROCESSES}
         gpus = visible_gpus() if devices else []
         if not gpus:
             slots = self.slots or max(1, cores() // (self.threads_per_job or cores()))
@@ -98,6 +114,125 @@ def visible_gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
-def job_command(run: Path) -> list[str]:
-    """The program that does the job of one run folder."""
-    return [sys.executable, "-m", "blocksparse_rnn.cli.job", str(run)]
+class _Loop:
+    """Starts jobs, watches them and passes signals on."""
+
+    def __init__(self, jobs: list[Job], slots: Slots, environments: list[dict[str, str]]) -> None:
+        self.jobs = jobs
+        self.slots = slots
+        self.environments = environments
+        self.table = SweepTable(len(environments))
+        self.signal: int | None = None
+        self.hurried = False
+        self.stop_at: float | None = None
+
+    def run(self) -> int:
+        with signals_to(self._on_signal):
+            try:
+                with self.table:
+                    while not all(job.ended for job in self.jobs):
+                        if self.signal is not None and self.stop_at is None:
+                            self._stop()
+                        self._look_at_busy()
+                        self._collect()
+                        self._start_ready()
+                        self.table.show(self.jobs)
+                        time.sleep(_POLL_SECONDS)
+                    self.table.show(self.jobs)
+            finally:
+                end_all(
+                    job.child for job in self._running() if job.child
+                )  # an error of ours leaves none behind
+        self.table.report(self.jobs)
+        if self.signal is not None:
+            print("stopped; rerun the command to resume")
+            return 128 + self.signal
+        return 0 if all(job.state == "finished" for job in self.jobs) else PartlyFailed.exit_code
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Note it; the loop acts, since a job may be half started just now."""
+        self.hurried = self.signal is not None  # asked again: no more patience
+        self.signal = self.signal or number
+
+    def _stop(self) -> None:
+        """Start nothing more, and ask what runs to end."""
+        self.stop_at = time.monotonic() + _PATIENCE
+        for job in self.jobs:
+            if job.state in ("waiting", "busy"):
+                job.state = "dropped"
+        for job in self._running():
+            assert job.child is not None
+            job.child.send_signal(signal.SIGINT)
+
+    def _running(self) -> list[Job]:
+        return [job for job in self.jobs if job.state == "running"]
+
+    def _look_at_busy(self) -> None:
+        """Take back what another process has let go of."""
+        for job in self.jobs:
+            if job.state == "busy" and not job.run.is_locked():
+                job.state, job.problem, job.locked_since = "waiting", "", None
+
+    def _collect(self) -> None:
+        """Look after the running jobs."""
+        for job in self._running():
+            assert job.child is not None
+            code = job.child.poll()
+            if code is not None:
+                self._end(job, job.child, code)
+            elif self.stop_at is not None and (self.hurried or time.monotonic() > self.stop_at):
+                job.child.kill()
+
+    def _end(self, job: Job, child: Child, code: int) -> None:
+        child.close()
+        job.slot = None
+        if job.run.result() is not None:
+            job.state = "finished"
+        elif self.stop_at is not None:
+            job.state = "dropped"
+        elif code == RunLocked.exit_code:
+            # Another sweep's job took it while ours was being loaded, or its sweep wrote the settings just then:
+            # whether it still has it says nothing of what ours has met.
+            job.leave_to_others()
+            job.attempts -= 1
+        elif job.attempts < self.slots.max_attempts:
+            job.state = "waiting"
+        else:
+            job.fail(child.failure_reason())
+            if self.slots.fail_fast:
+                self._stop()
+
+    def _start_ready(self) -> None:
+        free = set(range(len(self.environments))) - {job.slot for job in self._running()}
+        for job in self.jobs:
+            job.fail_with_dense()
+            if free and job.state == "waiting" and all(other.ended for other in job.after):
+                job.slot = min(free)
+                self._start(job, self.environments[job.slot])
+                if job.state == "running":
+                    free.remove(job.slot)
+
+    def _start(self, job: Job, environment: dict[str, str]) -> None:
+        try:
+            with job.run.lock(patience=0):  # the loop looks again, and after other jobs meanwhile
+                if job.run.result() is not None:  # another sweep was faster
+                    job.state = "finished"
+                    return
+                job.run.create(job.settings)
+        except RunLocked:
+            job.locked_since = job.locked_since or time.monotonic()
+            if time.monotonic() - job.locked_since > LOCK_PATIENCE:
+                job.leave_to_others()
+            return
+        except UserError as error:
+            job.fail(str(error))
+            return
+        job.attempts += 1
+        try:
+            job.child = Child(job_command(job.run.path), environment, job.log)
+        except PermissionError as error:
+            job.fail(str(cannot_write(job.log, error)))
+        except OSError as error:  # no more processes, no memory
+            job.fail(f"could not be started: {error.strerror}")
+        else:
+            job.state = "running"

@@ -10,17 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from blocksparse_rnn.config.schema import read_settings
 from blocksparse_rnn.errors import RunLocked, UserError
-from blocksparse_rnn.files import SOURCE
+from blocksparse_rnn.processes import environment_of_jobs
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.signals import Stopped
 from blocksparse_rnn.sweep.live_table import SweepTable
-
-if TYPE_CHECKING:
-    from blocksparse_rnn.sweep.plan import Job
+from blocksparse_rnn.sweep.plan import Job
 
 _POLL_SECONDS = 2.0
 _LOCK_PATIENCE = 1.0  # seconds for another sweep to write the settings of a point
@@ -91,7 +89,7 @@ class Slurm:
             "signal_delay_s": warning_seconds,
         }
 
-    def run(self, jobs: list["Job"]) -> int:
+    def run(self, jobs: list[Job]) -> int:
         """Submit what is left to do and wait for it.
 
         Returns:
@@ -119,7 +117,7 @@ class Slurm:
         table.report(jobs)
         return 0 if all(job.state == "finished" for job in jobs) else 1
 
-    def _submit(self, jobs: list["Job"], submitted: dict[Path, Any], table: SweepTable) -> None:
+    def _submit(self, jobs: list[Job], submitted: dict[Path, Any], table: SweepTable) -> None:
         """Submit some jobs as one array; those that need a dense run's weights begin when it has ended."""
         after = {dense.run.path: dense for job in jobs for dense in job.after}
         # Neither the local cluster nor a job of somebody else takes part in dependencies.
@@ -146,7 +144,7 @@ class Slurm:
             import submitit
         except ModuleNotFoundError:
             raise UserError("launcher=slurm: needs the package submitit; pip install submitit") from None
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPATH"] = environment_of_jobs()["PYTHONPATH"]
         folder = outputs.resolve() / ".slurm" / "%j"
         again = {f"{self.cluster}_max_num_timeout": self.requeues}
         try:
@@ -168,7 +166,7 @@ class Slurm:
         )
         return executor
 
-    def _wait(self, jobs: list["Job"], submitted: dict[Path, Any], table: SweepTable) -> None:
+    def _wait(self, jobs: list[Job], submitted: dict[Path, Any], table: SweepTable) -> None:
         while True:
             for job in jobs:
                 if not job.ended:
@@ -179,7 +177,7 @@ class Slurm:
             time.sleep(_POLL_SECONDS)
 
 
-def _prepare(job: "Job") -> bool:
+def _prepare(job: Job) -> bool:
     """Write a point's settings where its job finds them; False where it can't be done now."""
     try:
         with job.run.lock(_LOCK_PATIENCE):
@@ -188,11 +186,11 @@ def _prepare(job: "Job") -> bool:
     except RunLocked:
         job.leave_to_others()
     except UserError as error:
-        job.state, job.problem = "failed", str(error)
+        job.fail(str(error))
     return False
 
 
-def _look(job: "Job", submitted: Any) -> None:
+def _look(job: Job, submitted: Any) -> None:
     """Bring a job's state up to date. Only a result means that it is done.
 
     Args:
@@ -204,11 +202,11 @@ def _look(job: "Job", submitted: Any) -> None:
     if job.run.result() is not None:
         job.state, job.problem = "finished", ""
     elif ended and not submitted:
-        job.state, job.problem = "failed", "another process left it unfinished; the same command goes on"
+        job.fail("another process left it unfinished; the same command goes on")
     elif ended and job.run.is_locked():
         job.leave_to_others()  # a job of the same command, given earlier, has it
     elif ended:
-        job.state, job.problem = "failed", f"job {submitted.job_id} ended with no result"
+        job.fail(f"job {submitted.job_id} ended with no result")
     elif job.run.status().get("state") == "running":
         job.state = "running"
 
@@ -224,7 +222,7 @@ class Element:
         job: the point, whose dense ones must be finished when it begins.
     """
 
-    def __init__(self, job: "Job") -> None:
+    def __init__(self, job: Job) -> None:
         self.path = str(job.run.path.resolve())
         self.after = [str(dense.run.path.resolve()) for dense in job.after]
 
