@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
-from test_report import write_run
+from report_runs import write_run
 
 from blocksparse_rnn.report.dashboard import write_dashboard
 from blocksparse_rnn.report.results import read_runs

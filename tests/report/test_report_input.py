@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_report import REPORT, write_run
+from report_runs import write_run
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import CONF
 from blocksparse_rnn.report.results import read_runs, rows_of
 
 FOREIGN = "is of another program, or of another version of this one"
@@ -136,7 +137,7 @@ def test_a_result_without_its_settings_is_told(tmp_path):
 def test_where_no_run_is_left_the_program_says_why(tmp_path):
     for seed, text in enumerate(('{"cer": 0.', "{}")):
         (write_run(tmp_path, 0.05, seed=seed) / "result.json").write_text(text)
-    command = [sys.executable, str(REPORT), str(tmp_path)]
+    command = [sys.executable, str(CONF.parent / "src/report.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     first, *reasons = done.stderr.splitlines()
@@ -149,16 +150,14 @@ def test_where_no_run_is_left_the_program_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("identity", "same"),
     [
-        (None, "the same run as"),
-        ("recorded by an older version", "the same settings and seed as"),
+        ("one", "the same run as"),
+        ("of an older version", "the same settings and seed as"),
     ],
 )
 def test_a_seed_of_a_row_counts_once_and_other_figures_are_told(tmp_path, identity, same):
-    counted = write_run(tmp_path / "a", 0.04)
+    counted = write_run(tmp_path / "a", 0.04, result={"identity": "one"})
     write_run(tmp_path / "a", 0.06, seed=1)
-    repeated = write_run(tmp_path / "b", 0.04)
-    if identity:
-        change(repeated / "result.json", identity=identity)
+    repeated = write_run(tmp_path / "b", 0.04, result={"identity": identity})
     runs, others = read_runs([tmp_path])
     [row] = rows_of(runs)
     assert (row.seeds, row.cer) == ((0, 1), pytest.approx(0.05))

@@ -11,8 +11,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from blocksparse_rnn.files import durable_file
-from blocksparse_rnn.report.curves import read_curves
-from blocksparse_rnn.report.results import Run
+from blocksparse_rnn.report.results import Run, read_curves
 
 _CURVES = ("val/cer", "val/loss", "train/loss", "sparsity/prunable", "sparsity/pruned", "sparsity/total")
 _POINTS = 200  # of a curve, at most
@@ -62,7 +61,7 @@ def _entry(run: Run) -> dict[str, Any]:
         "nonzero": result["parameters"]["nonzero"],
         "seconds": result.get("wall_seconds"),
         "settings": dict(_flat(run.settings)),
-        "curves": {} if run.retested else _curves(run),
+        "curves": {} if run.reevaluated else _curves(run),
         "masks": (run.path / _PICTURE).exists(),
     }
 
