@@ -1,9 +1,9 @@
-"""How long the page to explore takes to open, with as many runs as asked for: kept ones under other names.
+"""How long dashboard.html takes to open, with as many runs as asked for: copies of some under other names.
 
 Each opening has a browser of its own. The page is usable once table and plots are drawn, and whole once the
 masks behind them are read too.
 
-python benchmarks/dashboard_load.py results/mini results/noise [--runs 300] [--opens 5]
+python benchmarks/dashboard_load.py results/mini results/demo [--runs 300] [--opens 5]
 """
 
 import argparse

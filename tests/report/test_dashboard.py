@@ -1,4 +1,4 @@
-"""The page to explore, in a real browser that has no network."""
+"""dashboard.html in a real browser without a network."""
 
 import re
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
-from test_report import write_run
+from report_runs import write_run
 
 from blocksparse_rnn.report.dashboard import write_dashboard
 from blocksparse_rnn.report.results import read_runs
@@ -203,7 +203,7 @@ def test_runs_on_other_data_stand_apart(opened, tmp_path):
     write_run(tmp_path / "runs", 0.01, hours=12)
     write_dashboard(read_runs([tmp_path / "runs"])[0], tmp_path / "dashboard.html")
     page = opened(tmp_path / "dashboard.html")
-    note = page.get_by_text("rates compare only where data is the same")
+    note = page.get_by_text("compare error rates only where data is the same")
     assert column(page, "CER %") == ["10.00"] * 3
     expect(page.locator("#scatter .point")).to_have_count(3)
     expect(note).to_be_hidden()

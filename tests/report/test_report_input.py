@@ -1,4 +1,4 @@
-"""What a report says of runs that it can't count: a line each with the reason, and no figure of theirs."""
+"""Runs that a report can't count: a line each with the reason, and no figure of theirs."""
 
 import json
 import subprocess
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_report import REPORT, write_run
+from report_runs import write_run
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.files import CONF
 from blocksparse_rnn.report.results import read_runs, rows_of
 
 FOREIGN = "is of another program, or of another version of this one"
@@ -43,7 +44,7 @@ def test_runs_that_are_not_finished_are_named_with_where_they_stand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("result.json", '{"cer": 0.', "result.json is damaged"),
         ("result.json", "[" * 100_000, "result.json is damaged"),
@@ -54,20 +55,20 @@ def test_runs_that_are_not_finished_are_named_with_where_they_stand(tmp_path):
         ("config.yaml", "", f"config.yaml {FOREIGN}: lacks model, width"),
     ],
 )
-def test_a_file_that_is_damaged_or_of_another_program_is_told(tmp_path, file, content, said):
+def test_a_file_that_is_damaged_or_of_another_program_is_told(tmp_path, file, content, message):
     write_run(tmp_path, 0.04)
     odd = write_run(tmp_path, 0.05, seed=1)
     (odd / file).write_bytes(content.encode("latin-1"))
     runs, [line] = read_runs([tmp_path])
     assert [run.settings["seed"] for run in runs] == [0]
-    assert line.startswith(f"{odd}: {said}")
+    assert line.startswith(f"{odd}: {message}")
     assert "\n" not in line
     assert "delete" not in line
-    assert ("move the run away and train again" in line) == ("is damaged" in said)
+    assert ("move the run away and train again" in line) == ("is damaged" in message)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"cer": NAN}, "cer=nan must be a finite number"),
         ({"wer": float("inf")}, "wer=inf must be a finite number"),
@@ -87,18 +88,17 @@ def test_a_file_that_is_damaged_or_of_another_program_is_told(tmp_path, file, co
         ),
     ],
 )
-def test_a_figure_that_cannot_be_is_told_and_its_run_not_counted(tmp_path, changes, said):
+def test_a_figure_that_cannot_be_is_told_and_its_run_not_counted(tmp_path, changes, message):
     write_run(tmp_path, 0.04)
-    odd = write_run(tmp_path, 0.05, seed=1)
-    change(odd / "result.json", **changes)
+    odd = write_run(tmp_path, 0.05, seed=1, result=changes)
     runs, [line] = read_runs([tmp_path])
     [row] = rows_of(runs)
     assert (row.seeds, row.cer, row.cer_deviation) == ((0,), 0.04, None)
-    assert line.startswith(f"{odd}: result.json: {said}")
+    assert line.startswith(f"{odd}: result.json: {message}")
     assert len(line) < len(str(odd)) + 200
 
 
-def test_more_errors_than_letters_are_a_result(tmp_path):
+def test_a_cer_above_one_is_a_result(tmp_path):
     write_run(tmp_path, 1.2)
     runs, others = read_runs([tmp_path])
     assert [run.result["cer"] for run in runs] == [1.2]
@@ -106,7 +106,7 @@ def test_more_errors_than_letters_are_a_result(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"seed": "x"}, "config.yaml: seed='x' must be a valid integer"),
         ({"width": "440"}, "config.yaml: width='440' must be a valid integer"),
@@ -115,14 +115,14 @@ def test_more_errors_than_letters_are_a_result(tmp_path):
         ({"sparsifier": {"name": "none", "since": date(2026, 1, 1)}}, f"config.yaml {FOREIGN}: TypeError: "),
     ],
 )
-def test_settings_that_cannot_be_are_told(tmp_path, changes, said):
+def test_settings_that_cannot_be_are_told(tmp_path, changes, message):
     write_run(tmp_path, 0.04)
     odd = write_run(tmp_path, 0.05, seed=1)
     change(odd / "config.yaml", **changes)
     runs, others = read_runs([tmp_path])
     assert len(runs) == 1
     [line] = others
-    assert line.startswith(f"{odd}: {said}")
+    assert line.startswith(f"{odd}: {message}")
 
 
 def test_a_result_without_its_settings_is_told(tmp_path):
@@ -136,7 +136,7 @@ def test_a_result_without_its_settings_is_told(tmp_path):
 def test_where_no_run_is_left_the_program_says_why(tmp_path):
     for seed, text in enumerate(('{"cer": 0.', "{}")):
         (write_run(tmp_path, 0.05, seed=seed) / "result.json").write_text(text)
-    command = [sys.executable, str(REPORT), str(tmp_path)]
+    command = [sys.executable, str(CONF.parent / "src/report.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     first, *reasons = done.stderr.splitlines()
@@ -149,16 +149,14 @@ def test_where_no_run_is_left_the_program_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("identity", "same"),
     [
-        (None, "the same run as"),
-        ("recorded by an older version", "the same settings and seed as"),
+        ("one", "the same run as"),
+        ("of an older version", "the same settings and seed as"),
     ],
 )
 def test_a_seed_of_a_row_counts_once_and_other_figures_are_told(tmp_path, identity, same):
-    counted = write_run(tmp_path / "a", 0.04)
+    counted = write_run(tmp_path / "a", 0.04, result={"identity": "one"})
     write_run(tmp_path / "a", 0.06, seed=1)
-    repeated = write_run(tmp_path / "b", 0.04)
-    if identity:
-        change(repeated / "result.json", identity=identity)
+    repeated = write_run(tmp_path / "b", 0.04, result={"identity": identity})
     runs, others = read_runs([tmp_path])
     [row] = rows_of(runs)
     assert (row.seeds, row.cer) == ((0, 1), pytest.approx(0.05))

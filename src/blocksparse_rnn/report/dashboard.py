@@ -1,4 +1,4 @@
-"""One page to explore runs: table, scatter, curves, settings side by side, masks. No network, no server."""
+"""dashboard.html: one page with a table of runs, scatter plot, curves, settings of two runs and masks; works offline."""
 
 import base64
 import json
@@ -11,8 +11,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from blocksparse_rnn.files import durable_file
-from blocksparse_rnn.report.curves import read_curves
-from blocksparse_rnn.report.results import Run
+from blocksparse_rnn.report.results import Run, read_curves
 
 _CURVES = ("val/cer", "val/loss", "train/loss", "sparsity/prunable", "sparsity/pruned", "sparsity/total")
 _POINTS = 200  # of a curve, at most
@@ -28,14 +27,14 @@ def write_dashboard(runs: list[Run], path: Path) -> None:
         UserError: no permission, no space.
     """
     template = (files(__package__) / _TEMPLATE).read_text(encoding="utf-8")
-    # Inside a script element only "<" could end it: no name of a run can become markup.
+    # Only "<" could end a script element: escaped, no text of a run becomes markup.
     entries = _without_nan([_entry(run) for run in runs])
     data = json.dumps(entries, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     plotly = get_plotlyjs().replace("</script", "<\\/script")
     page, end = template.replace("/*PLOTLY*/", plotly).replace("/*RUNS*/", data).split(_MASKS)
     with durable_file(path, "w") as file:
         file.write(page)
-        # Nearly all of the page's bytes: they stand behind all that draws it, and are decoded when looked at.
+        # Nearly all of the page's bytes: after everything that draws the page, and decoded on demand.
         for i, (run, entry) in enumerate(zip(runs, entries, strict=True)):
             if entry["masks"]:
                 picture = base64.b64encode((run.path / _PICTURE).read_bytes()).decode("ascii")
@@ -44,7 +43,7 @@ def write_dashboard(runs: list[Run], path: Path) -> None:
 
 
 def _entry(run: Run) -> dict[str, Any]:
-    """All that the page shows of a run."""
+    """What the page shows of a run."""
     result = run.result
     cell, width = run.model
     return {
@@ -62,13 +61,13 @@ def _entry(run: Run) -> dict[str, Any]:
         "nonzero": result["parameters"]["nonzero"],
         "seconds": result.get("wall_seconds"),
         "settings": dict(_flat(run.settings)),
-        "curves": {} if run.retested else _curves(run),
+        "curves": {} if run.reevaluated else _curves(run),
         "masks": (run.path / _PICTURE).exists(),
     }
 
 
 def _without_nan(value: Any) -> Any:
-    """Null, a gap in a curve, for numbers that JSON doesn't have."""
+    """NaN and infinities, which JSON lacks, as null: a gap in a curve."""
     if isinstance(value, dict):
         return {key: _without_nan(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -88,7 +87,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _curves(run: Run) -> dict[str, list[list[float]]]:
-    """Metric -> [steps, values], thinned out evenly, to digits that a plot can show."""
+    """Metric -> [steps, values], thinned evenly and rounded to four digits."""
     found = {metric: curve for metric, curve in read_curves(run).items() if metric in _CURVES}
     return {
         metric: [_thinned(steps), [float(f"{value:.4g}") for value in _thinned(values)]]

@@ -1,5 +1,6 @@
-"""Finished runs as rows: error rates, sparsity, and how they compare with dense runs."""
+"""Finished runs: what they chose, what they logged, and as rows of a table beside their dense runs."""
 
+import csv
 import json
 import statistics
 from collections.abc import Iterable, Iterator
@@ -13,19 +14,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.files import CONF
+from blocksparse_rnn.files import CONF, create_folder, durable_file
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runs.identity import identity, recipe
 
 REFERENCE = {"rnn": 1760, "gru": 2560}
 """Width of each family's dense reference row, as the paper numbers its rows."""
-_SCHEDULES = {"PaperSchedule": "paper", "CubicSchedule": "cubic"}
 _FOREIGN = "is of another program, or of another version of this one"
 _MEND = "fetch a copy, or move the run away and train again"
 _ORDER = ("none", "bp", "glp", "gl")
 _SPEECH = ("accents", "voices", "rate_wpm", "pitch")
-"""Settings of synthetic speech that are named where they are not as usual."""
-
+"""Settings of synthetic speech that are named where they differ from conf/data/synth.yaml."""
+_KEPT = ("config.yaml", "metrics.csv", "masks.png", "result.json")  # result.json last: it says finished
 
 _Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """Error rates may exceed 1, by insertions."""
@@ -107,15 +107,15 @@ class Run:
     @property
     def schedule(self) -> str | None:
         pruning = self.settings["sparsifier"].get("block_pruning")
-        return None if pruning is None else _SCHEDULES[pruning["schedule"]["_target_"].rpartition(".")[2]]
+        return None if pruning is None else _option(pruning["schedule"])
 
     @property
     def target(self) -> float | None:
         return self.settings["sparsifier"].get("block_pruning", {}).get("target_sparsity")
 
     @property
-    def retested(self) -> bool:
-        """Whether it only tested another run's weights, with another decoder or on other data."""
+    def reevaluated(self) -> bool:
+        """Whether it only evaluated another run's weights, with another decoder or on other data."""
         return bool(self.settings.get("weights"))
 
     @property
@@ -128,18 +128,18 @@ class Run:
     @cached_property
     def group(self) -> str:
         """What runs must share to be compared: scale, data, length of training and what it began with."""
-        data = {k: v for k, v in self.settings["data"].items() if k not in ("folder", "workers", "_target_")}
+        data = {
+            k: v
+            for k, v in self.settings["data"].items()
+            if k not in ("folder", "workers", "_target_", "name")
+        }
         if "hours" in data:
             low, high = data["snr_db"]
             speech = f"{data['hours']:g} h of synthetic speech, {data['vocabulary']} words, {low:g} to {high:g} dB SNR"
-            if data.get("lost"):
-                speech += f", {100 * data['lost']:g} % of it lost"
-                if data.get("gap_seconds"):
-                    speech += " in gaps of {:g} to {:g} s".format(*data["gap_seconds"])
             if data.get("typos"):
-                speech += f", {100 * data['typos']:g} % of the transcripts' letters wrong"
+                speech += f", label noise in {100 * data['typos']:g} % of the letters"
             if data.get("held_out"):
-                speech += f", {data['held_out']:g} times as much held out for dev, as much for test"
+                speech += f", dev and test each {100 * data['held_out']:g} % as long"
             if data["seed"]:
                 speech += f", corpus {data['seed']}"
             for name in _SPEECH:
@@ -150,7 +150,7 @@ class Run:
             speech += f", tested on {data['test']}" if "test" in data else ""
         trainer = self.settings["trainer"]
         parts = self.settings.get("epochs_per_pass")
-        limits = [f"{trainer['max_epochs']} epochs" + (f" of 1/{parts} each" if parts else "")]
+        limits = [f"{trainer['max_epochs']} epochs" + (f" of 1/{parts} pass" if parts else "")]
         limits += [f"at most {trainer['max_steps']} steps"] if trainer["max_steps"] > 0 else []
         limits += [f"at most {trainer['max_time']}"] if trainer["max_time"] else []
         start = self.settings.get("start_from")
@@ -170,9 +170,14 @@ class Run:
     @cached_property
     def choices(self) -> str:
         """Everything on which the result depends besides the seed."""
-        # Whose weights were tested again says their own recipe; earlier results lack it.
+        # A re-evaluated run gives the recipe of its weights' training; older results lack it.
         weights = self.result.get("trained") or self.settings.get("weights")
         return identity(self.settings | {"seed": None, "weights": weights})
+
+
+def _option(node: dict[str, Any]) -> str:
+    """The config group's option that a node of settings is of; runs of older versions have its class alone."""
+    return node.get("name") or node["_target_"].rpartition(".")[2].removesuffix("Schedule").lower()
 
 
 @cache
@@ -182,13 +187,13 @@ def _usual_speech() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: one point, over its seeds. Rates are fractions."""
+    """A line of the table: the runs that differ in nothing but their seed. Rates are fractions."""
 
     names: tuple[str, ...]
     """Of its runs."""
     group: str
     recipe: str
-    """Of its group, as a hash: rows of several recipes are no comparison."""
+    """A hash; only rows of one group and one recipe can be compared."""
     cell: str
     width: int
     paper_width: int | None
@@ -207,12 +212,12 @@ class Row:
     nonzero: float
     perf: float | None
     """(reference - CER) / reference against the family's dense reference row; None without one."""
-    against_dense: float | None
-    """The same against the dense run of the same width. Both are of the row's own recipe."""
-    retested: bool
-    """Whether other runs' weights were only tested again."""
+    perf_same_width: float | None
+    """The same against the dense run of the same width. Both dense runs are of the row's own recipe."""
+    reevaluated: bool
+    """Whether the runs only evaluated other runs' weights."""
     dev_cer: float | None
-    """CER on dev, by which a decoder is chosen; None where a run doesn't say."""
+    """CER on dev, by which a decoder is chosen; None where a result lacks it."""
 
     @property
     def model(self) -> str:
@@ -220,10 +225,10 @@ class Row:
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """Every finished run below some folders, and a line for each other one: why it is left out.
+    """Every finished run below some folders, and for each other run a line that says why it is left out.
 
     Raises:
-        UserError: a folder doesn't exist, or none holds a finished run, and why.
+        UserError: a folder doesn't exist, or there is no finished run.
     """
     runs: list[Run] = []
     known: dict[Any, Run] = {}
@@ -237,8 +242,8 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
             except (ValueError, OSError) as error:
                 others.append(f"{run.path}: {error}")
                 continue
-            # Copies share the identity that was recorded, though their folders' names may be cut out of the settings.
-            # The same settings and seed in a run recorded as another, such as by an older version, are no new sample.
+            # A copy has the same identity, though paths may be cut out of its settings. The same settings and seed
+            # under another identity, such as of an older version, are no new sample either.
             point = found.group, found.choices, found.settings["seed"]
             same = known.get(found.result["identity"]) or known.get(point)
             if same:
@@ -254,7 +259,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _run_folders(folder: Path) -> Iterator[RunFolder]:
-    """Those below a folder; what W&B and others keep for themselves may have a config.yaml too."""
+    """Those below a folder; W&B's own folders, which may have a config.yaml too, are skipped."""
     files = [file for name in ("config.yaml", "result.json") for file in folder.rglob(name)]
     for path in sorted({file.parent for file in files}):
         if not any(part == "wandb" or part.startswith(".") for part in path.relative_to(folder).parts):
@@ -262,7 +267,11 @@ def _run_folders(folder: Path) -> Iterator[RunFolder]:
 
 
 def _read(run: RunFolder) -> Run:
-    """A finished run; ValueError or OSError says why it is none, or not one of this program's."""
+    """A finished run.
+
+    Raises:
+        ValueError, OSError: it isn't finished, is damaged, or is another program's.
+    """
     if not (run.path / "result.json").exists():
         status: Any = run.status()
         raise ValueError(
@@ -289,7 +298,7 @@ def _read(run: RunFolder) -> Run:
 
 
 def _check(file: str, schema: type[_Needed], content: Any) -> None:
-    """ValueError says what a file lacks or, where it is one of this program, which of its values cannot be."""
+    """Raises ValueError with what a file lacks, or with its values that are out of range."""
     try:
         schema.model_validate(content if isinstance(content, dict) else {})
     except ValidationError as error:
@@ -307,7 +316,7 @@ def _check(file: str, schema: type[_Needed], content: Any) -> None:
 
 
 def _repeats(run: Run, other: Run) -> str:
-    """Why a run doesn't count beside another one."""
+    """Why a run isn't counted beside another one."""
     copied = run.result["identity"] == other.result["identity"]
     line = f"the same {'run' if copied else 'settings and seed'} as {other.path}, counted once"
     here, there = (
@@ -332,6 +341,57 @@ def by_name(runs: Iterable[Run]) -> dict[str, Run]:
     return named
 
 
+Curve = tuple[list[int], list[float]]
+"""Steps and values."""
+
+
+def read_curves(run: Run) -> dict[str, Curve]:
+    """Every metric of a run by name; empty without its metrics.csv. Lines that a crash cut off are left out."""
+    curves: dict[str, Curve] = {}
+    path = run.path / "metrics.csv"
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                try:
+                    step, value, _ = int(line["step"]), float(line["value"]), float(line["seconds"])
+                except (KeyError, TypeError, ValueError):
+                    continue
+                steps, values = curves.setdefault(line["metric"], ([], []))
+                steps.append(step)
+                values.append(value)
+    return curves
+
+
+def keep_runs(runs: list[Run], folder: Path) -> int:
+    """Copy what a report needs of runs into folders of the same names; returns how many runs there were.
+
+    Checkpoints are left out, so that the copies are small enough to commit. Absolute paths of `outputs` and
+    `corpora`, which are one machine's, become the last part of their name.
+
+    Raises:
+        UserError: two runs have the same name, no permission, no space.
+    """
+    for name, run in by_name(runs).items():
+        target = folder / name
+        create_folder(target)
+        for source in (run.path / name for name in _KEPT):
+            if source.exists() and source.resolve() != (target / source.name).resolve():
+                content = source.read_bytes()
+                if source.name in ("config.yaml", "result.json"):
+                    content = _without_paths(content.decode(), run).encode()
+                with durable_file(target / source.name) as copy:
+                    copy.write(content)
+    return len(runs)
+
+
+def _without_paths(text: str, run: Run) -> str:
+    for name in ("outputs", "corpora"):
+        path = Path(run.settings.get(name) or name)
+        if path.is_absolute():
+            text = text.replace(str(path), path.name)
+    return text
+
+
 def rows_of(runs: list[Run]) -> list[Row]:
     """The table's rows in order: by data, family, dense first, width, sparsifier, block."""
     points: dict[tuple[str, str], list[Run]] = {}
@@ -342,7 +402,7 @@ def rows_of(runs: list[Run]) -> list[Row]:
 
 
 def comparable(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows parted into those that may stand in one table of the paper's: of one group and recipe."""
+    """Rows in lists that can be compared: each of one group and one recipe."""
 
     def kind(row: Row) -> tuple[str, str]:
         return row.group, row.recipe
@@ -387,8 +447,8 @@ def _row(point: list[Run], runs: list[Run]) -> Row:
         prunable_sparsity=mean["sparsity/prunable"],
         nonzero=statistics.mean(run.result["parameters"]["nonzero"] for run in point),
         perf=_relative(cers, list(_dense_cers(runs, first, (cell, reference)).values())),
-        against_dense=_against_dense(point, _dense_cers(runs, first, first.model)),
-        retested=first.retested,
+        perf_same_width=_same_width(point, _dense_cers(runs, first, first.model)),
+        reevaluated=first.reevaluated,
         dev_cer=None if None in dev else statistics.mean(dev),
     )
 
@@ -404,8 +464,8 @@ def _dense_cers(runs: list[Run], like: Run, model: tuple[str, int | None]) -> di
     }
 
 
-def _against_dense(point: list[Run], dense: dict[int, float]) -> float | None:
-    """How much better a point's runs are than the dense ones, over the seeds that both have, else over all."""
+def _same_width(point: list[Run], dense: dict[int, float]) -> float | None:
+    """PERF of a row's runs against dense ones, over the seeds that both have, else over all."""
     cers = {run.settings["seed"]: run.result["cer"] for run in point}
     common = cers.keys() & dense.keys()
     ours, theirs = ([of[seed] for seed in common or of] for of in (cers, dense))

@@ -12,8 +12,8 @@ from blocksparse_rnn.report.results import Row
 
 EMPTY = "-"
 _HEADINGS = (
-    *("model", "sparsifier", "block", "seeds", "CER %", "WER %", "sparsity %", "of prunable %"),
-    *("nonzero", "PERF %", "vs same width %"),
+    *("model", "sparsifier", "block", "seeds", "CER %", "WER %", "sparsity %", "prunable sparsity %"),
+    *("nonzero", "PERF %", "PERF same width %"),
 )
 
 
@@ -39,31 +39,31 @@ class Table:
 
 
 def run_tables(rows: list[Row]) -> list[Table]:
-    """A table for each group of runs that may be compared."""
+    """A table for each group of runs."""
     groups = groupby(rows, key=lambda row: row.group)
     return [_table(group, list(of_group)) for group, of_group in groups]
 
 
 def _table(group: str, rows: list[Row]) -> Table:
     lines = [_HEADINGS, *(_cells(row) for row in rows)]
-    if any(row.retested for row in rows):
+    if any(row.reevaluated for row in rows):
         lines = _with(lines, "dev CER %", [percent(row.dev_cer, 2) for row in rows])
-    # Sparsity and its share of the prunable weights are choices as much as outcomes.
+    # Both sparsities count as choices: they tell rows apart that differ in their target.
     if len({(*cells[:4], *cells[6:8]) for cells in lines[1:]}) < len(rows):
         lines = _with(lines, "run", [" ".join(row.names) for row in rows])
     return Table(group, lines[0], lines[1:], words=3)
 
 
 def brief_table(rows: list[Row]) -> Table:
-    """Rows of one group, for a page: what was chosen, what is left of the weights, error rates."""
+    """Rows of one group in few columns; the relative CER increase is over the dense model of the same width."""
     headings = (
-        *("model", "sparsifier", "block", "of prunable %", "nonzero M"),
-        *("CER %", "vs same width %", "seeds"),
+        *("model", "sparsifier", "block", "prunable sparsity %", "nonzero M"),
+        *("CER %", "relative CER increase %", "seeds"),
     )
     cells = [
         (
             *(row.model, row.algorithm, row.block or EMPTY, percent(row.prunable_sparsity)),
-            *(f"{row.nonzero / 1e6:.2f}", rate(row), percent(row.against_dense)),
+            *(f"{row.nonzero / 1e6:.2f}", rate(row), increase(row)),
             ",".join(map(str, row.seeds)),
         )
         for row in rows
@@ -103,7 +103,7 @@ def as_csv(rows: list[Row]) -> str:
 
 
 def percent(value: float | None, places: int = 1) -> str:
-    """A fraction as a percentage; nothing as a dash."""
+    """A fraction as a percentage; None as a dash."""
     if value is None:
         return EMPTY
     text = f"{100 * value:.{places}f}"
@@ -114,6 +114,11 @@ def rate(row: Row) -> str:
     """A row's CER, with its standard deviation where there are several seeds."""
     spread = "" if row.cer_deviation is None else f" ± {percent(row.cer_deviation, 2)}"
     return percent(row.cer, 2) + spread
+
+
+def increase(row: Row) -> str:
+    """A row's relative CER increase over the dense model of the same width."""
+    return percent(None if row.perf_same_width is None else -row.perf_same_width)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -128,5 +133,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         percent(row.prunable_sparsity),
         f"{row.nonzero / 1e6:.3f} M",
         percent(row.perf),
-        percent(row.against_dense),
+        percent(row.perf_same_width),
     )

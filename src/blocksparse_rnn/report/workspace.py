@@ -52,12 +52,17 @@ def build_workspace(place: str) -> "Workspace":
         name="Block sparsity",
         sections=[
             ws.Section(
-                name="Error rate against sparsity and size",
+                name="CER against sparsity and size",
                 is_open=True,
                 panels=[
-                    panels.ScatterPlot(title="CER against sparsity", x=summary("sparsity/prunable"), y=cer),
                     panels.ScatterPlot(
-                        title="CER against weights", x=summary("parameters/nonzero"), y=cer, log_x=True
+                        title="CER against prunable sparsity", x=summary("sparsity/prunable"), y=cer
+                    ),
+                    panels.ScatterPlot(
+                        title="CER against nonzero parameters",
+                        x=summary("parameters/nonzero"),
+                        y=cer,
+                        log_x=True,
                     ),
                     panels.ParallelCoordinatesPlot(
                         title="Choices",
@@ -66,12 +71,12 @@ def build_workspace(place: str) -> "Workspace":
                 ],
             ),
             ws.Section(
-                name="Over the training",
+                name="Training curves",
                 is_open=True,
                 panels=[
-                    panels.LinePlot(title="CER on dev", y=["val/cer"]),
-                    panels.LinePlot(title="Sparsity", y=["sparsity/prunable"]),
-                    panels.LinePlot(title="Loss", y=["train/loss"]),
+                    panels.LinePlot(title="dev CER", y=["val/cer"]),
+                    panels.LinePlot(title="prunable sparsity", y=["sparsity/prunable"]),
+                    panels.LinePlot(title="training loss", y=["train/loss"]),
                     panels.MediaBrowser(title="Masks", media_keys=["masks"]),
                 ],
             ),

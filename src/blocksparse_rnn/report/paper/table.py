@@ -19,13 +19,22 @@ class PaperRow(NamedTuple):
     width: int
     sparsifier: str
     parameters: float
-    """Millions, not zero."""
+    """Nonzero ones, in millions."""
     sparsity: float
     """Among all parameters."""
     target: float | None
     """Sparsity of the prunable parameters that makes it, at the paper's scale."""
     cer: float
     perf: float
+
+    @property
+    def name(self) -> str:
+        kind = "Dense" if self.sparsifier == "none" else "Sparse"
+        return f"{self.cell.upper()} {kind} {self.width}"
+
+    @property
+    def algorithm(self) -> str:
+        return EMPTY if self.sparsifier == "none" else self.sparsifier.upper()
 
 
 PAPER = (
@@ -41,7 +50,7 @@ PAPER = (
 )
 _HEADINGS = (
     *("row", "algorithm", "ours", "paper: M", "ours: M", "paper: sparsity %", "ours: sparsity %"),
-    *("of prunable %", "paper: CER %", "ours: CER %", "paper: PERF %", "ours: PERF %", "seeds"),
+    *("prunable sparsity %", "paper: CER %", "ours: CER %", "paper: PERF %", "ours: PERF %", "seeds"),
 )
 
 
@@ -67,24 +76,37 @@ def paper_tables(rows: list[Row]) -> list[Table]:
 
 
 def paper_table(rows: list[Row], missing: bool = True) -> Table:
-    """The nine rows beside runs of one group and recipe; `missing`: also those that no run stands for."""
+    """The nine rows beside runs of one group and recipe; `missing`: also those without a run."""
     both = [(paper, match(paper, rows)) for paper in PAPER]
     lines = [_cells(paper, row) for paper, row in both if missing or row is not None]
     return Table(f"The paper's table, {rows[0].group}", _HEADINGS, lines, words=3)
 
 
 def match(paper: PaperRow, rows: list[Row]) -> Row | None:
-    """Our row for one of the paper's; what was only tested again, with another decoder, is none."""
-    wanted = (paper.cell, paper.width, paper.sparsifier, paper.target)
+    """Our row for one of the paper's."""
+    return find(rows, paper.cell, paper.width, paper.sparsifier, paper.target)
+
+
+def find(
+    rows: list[Row],
+    cell: str,
+    paper_width: int,
+    sparsifier: str = "none",
+    target: float | None = None,
+    block: str = "4x4",
+    schedule: str = "paper",
+) -> Row | None:
+    """The trained row with these choices; what was only re-evaluated is none."""
+    wanted = (cell, paper_width, sparsifier, target)
+    pruned = ("", None) if sparsifier == "none" else (block, schedule)
     for row in rows:
-        plain = row.sparsifier == "none" or (row.block == "4x4" and row.schedule == "paper")
-        if plain and not row.retested and (row.cell, row.paper_width, row.sparsifier, row.target) == wanted:
+        found = (row.cell, row.paper_width, row.sparsifier, row.target)
+        if not row.reevaluated and found == wanted and (row.block, row.schedule) == pruned:
             return row
     return None
 
 
 def _cells(paper: PaperRow, row: Row | None) -> tuple[str, ...]:
-    kind = "Dense" if paper.sparsifier == "none" else "Sparse"
     ours = [EMPTY] * 7
     if row is not None:
         ours = [
@@ -98,8 +120,8 @@ def _cells(paper: PaperRow, row: Row | None) -> tuple[str, ...]:
         ]
     model, nonzero, sparsity, prunable, cer, perf, seeds = ours
     return (
-        f"{paper.cell.upper()} {kind} {paper.width}",
-        EMPTY if paper.sparsifier == "none" else paper.sparsifier.upper(),
+        paper.name,
+        paper.algorithm,
         model,
         f"{paper.parameters:g}",
         nonzero,
