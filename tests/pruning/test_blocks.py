@@ -79,7 +79,7 @@ def test_a_side_that_does_not_divide_is_refused_with_those_that_do():
     sides = {"weight_ih": (48, 32), "a gate of weight_hh": (48, 48)}
     check_block((16, 16), sides)
     with pytest.raises(
-        UserError, match=r"block=32x8: 32 rows do not divide the 48 .* weight_ih; .* 1, 2, 3, 4"
+        UserError, match=r"block=32x8: 32 rows do not divide the 48 .* weight_ih; .*: 1, 2, 3, 4"
     ):
         check_block((32, 8), sides)
     with pytest.raises(UserError, match=r"12 columns do not divide the 32 .*: 1, 2, 4, 8, 16$"):

@@ -33,7 +33,7 @@ def test_a_small_schedule_by_hand():
 def test_the_threshold_rises_to_about_q(steps_per_epoch, epochs, freq, ramp_frac, end_frac):
     schedule = paper(freq=freq, ramp_frac=ramp_frac, end_frac=end_frac)
     steps = schedule.resolve(steps_per_epoch, steps_per_epoch * epochs)
-    assume(steps is not None and steps.end_itr - steps.start_itr > 20)
+    assume(steps.end_itr - steps.start_itr > 20)
     thresholds = [schedule.threshold(itr, steps, q=1.0) for itr in steps.updates]
     assert thresholds == sorted(thresholds)
     assert thresholds[-1] == pytest.approx(1, rel=0.1)
@@ -48,26 +48,28 @@ def test_the_paper_scale_reaches_q_to_a_thousandth():
 
 
 @given(st.integers(5, 100), st.integers(3, 30), st.floats(0.1, 0.99))
-def test_towards_a_target_the_last_update_is_at_the_quantile(steps_per_epoch, epochs, target):
+def test_the_last_threshold_is_the_quantile_of_the_target(steps_per_epoch, epochs, target):
     for schedule in (paper(), CubicSchedule(start_epoch=1, end_frac=0.5, freq=5)):
         steps = schedule.resolve(steps_per_epoch, steps_per_epoch * epochs)
-        assume(steps is not None)
-        cuts = [schedule.cut(itr, steps, target, quantile=lambda share: 10 * share) for itr in steps.updates]
-        assert cuts == sorted(cuts)
-        assert cuts[-1] == pytest.approx(10 * target)
+        assume(steps.updates)
+        thresholds = [
+            schedule.target_threshold(itr, steps, target, lambda share: 10 * share) for itr in steps.updates
+        ]
+        assert thresholds == sorted(thresholds)
+        assert thresholds[-1] == pytest.approx(10 * target)
 
 
 def test_the_cubic_schedule_by_hand():
     schedule = CubicSchedule(start_epoch=1, end_frac=0.5, freq=5)
     steps = schedule.resolve(steps_per_epoch=10, total_steps=80)
     assert list(steps.updates) == [15, 20, 25, 30, 35, 40]
-    shares = [schedule.cut(itr, steps, 0.9, quantile=lambda share: share) for itr in (25, 40)]
+    shares = [schedule.target_threshold(itr, steps, 0.9, lambda share: share) for itr in (25, 40)]
     assert shares == pytest.approx([0.9 * (1 - 0.5**3), 0.9])
 
 
 @pytest.mark.parametrize(("steps_per_epoch", "total"), [(40, 2), (40, 80), (10, 22)])
-def test_a_run_without_room_has_no_schedule(steps_per_epoch, total):
-    assert paper().resolve(steps_per_epoch, total) is None
+def test_a_run_that_is_too_short_has_no_updates(steps_per_epoch, total):
+    assert not paper().resolve(steps_per_epoch, total).updates
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""All of sparsity: blocks, schedules, prunable matrices, the sparsifiers, what they log and draw.
+"""Sparsity: blocks, prunable matrices, schedules, threshold rules, the sparsifiers, what they log and draw.
 
-Sparsifiers know matrices and blocks, never speech, and import the modules of the root alone.
+Sparsifiers know matrices and blocks, not speech. Imports only the modules of the root.
 """

@@ -20,7 +20,7 @@ BlockSize = tuple[int, int]
 """Rows and columns of a block."""
 _LARGEST_SHOWN = 64
 _BLOCK = "must be a side or ROWSxCOLUMNS, such as 4 or 8x2"
-_TINY = 1e-30  # below it a squared norm counts as 0
+_TINY = 1e-30  # lower bound of a squared norm, so that its root has a finite gradient
 
 
 def _side_or_sides(given: Any) -> int | str:
@@ -30,11 +30,11 @@ def _side_or_sides(given: Any) -> int | str:
 
 
 BlockSetting = Annotated[int | str, PlainValidator(_side_or_sides)]
-"""A block as settings have it; pydantic's own words for "a number or a text" name settings that don't exist."""
+"""A block as typed; without the validator pydantic would name settings that do not exist (block.int)."""
 
 
 def parse_block(block: int | str) -> BlockSize:
-    """Rows and columns of a block that is given as `4` or `8x2`.
+    """Rows and columns of a block given as `4` or `8x2`.
 
     Raises:
         UserError: it is neither, or a side is 0.
@@ -54,7 +54,7 @@ def check_block(block: BlockSize, sides: dict[str, tuple[int, int]]) -> None:
         sides: name -> rows and columns of each matrix, or of one gate of it where gates are stacked.
 
     Raises:
-        UserError: they don't; names the matrix and the sizes that would fit all of them.
+        UserError: they do not; names the matrix and the sizes that fit all matrices.
     """
     for axis, word in enumerate(("rows", "columns")):
         for name, shape in sides.items():
@@ -63,12 +63,12 @@ def check_block(block: BlockSize, sides: dict[str, tuple[int, int]]) -> None:
                 fitting = [n for n in range(1, _LARGEST_SHOWN + 1) if common % n == 0]
                 raise UserError(
                     f"block={block[0]}x{block[1]}: {block[axis]} {word} do not divide the {shape[axis]} "
-                    f"{word} of {name}; what fits every matrix: {', '.join(map(str, fitting))}"
+                    f"{word} of {name}; choose one that divides all: {', '.join(map(str, fitting))}"
                 )
 
 
 def as_grid(weight_OI: Tensor, block: BlockSize) -> Tensor:
-    """The same memory seen as blocks_RKCL."""
+    """A view of the same memory as (R, K, C, L)."""
     rows, columns = weight_OI.shape
     return weight_OI.view(rows // block[0], block[0], columns // block[1], block[1])
 
@@ -84,8 +84,8 @@ def block_norm(weight_OI: Tensor, block: BlockSize) -> Tensor:
 
 
 def _reduce(values_OI: Tensor, block: BlockSize, reduction: Callable[..., Tensor]) -> Tensor:
-    # One axis after the other, the contiguous one last, and only where there is something to reduce:
-    # up to thirty times as fast on a CPU as both at once.
+    # One axis after the other, the contiguous one last, and only axes longer than 1: on a CPU a speed-up
+    # of up to 30 over both at once.
     rows, columns = values_OI.shape
     if block[0] > 1:
         values_OI = reduction(values_OI.view(-1, block[0], columns), dim=1)
@@ -100,24 +100,24 @@ def expand(grid_RC: Tensor, block: BlockSize) -> Tensor:
 
 
 def scale_blocks_(weight_OI: Tensor, factor_RC: Tensor, block: BlockSize) -> None:
-    """Multiply every block by a factor of its own, in place."""
+    """Multiply each block by its own factor, in place."""
     as_grid(weight_OI, block).mul_(factor_RC[:, None, :, None])
 
 
 def best_blocks(score_RC: Tensor, max_sparsity: float) -> Tensor:
-    """Flat indices of the blocks with the highest scores that a matrix keeps at least, one or more."""
-    # Rounded, because 100 blocks of which 99 % may go leave 1.0000000000000009 of them.
+    """Flat indices of the highest scores: the blocks that a matrix keeps at any threshold, at least one."""
+    # Rounded, because (1 - 0.99) * 100 is 1.0000000000000009.
     least = math.ceil(round((1 - max_sparsity) * score_RC.numel(), 6))
     return score_RC.flatten().topk(max(1, least)).indices
 
 
 def quantile(values: Iterable[Tensor], fraction: float) -> float:
-    """The smallest value that at least `fraction` of all values don't exceed.
+    """The smallest value that at least a `fraction` of all values do not exceed.
 
-    torch.quantile stops at 16 million values; a recogniser at the paper's scale has more.
+    torch.quantile takes at most 16 million values; a recogniser at the paper's scale has more.
     """
     flat = torch.cat([each.flatten() for each in values])
     rank = min(max(math.ceil(fraction * len(flat)), 1), len(flat))
     if flat.is_cuda:
         return flat.kthvalue(rank).values.item()
-    return float(np.partition(flat.detach().numpy(), rank - 1)[rank - 1])  # three times as fast on a CPU
+    return float(np.partition(flat.detach().numpy(), rank - 1)[rank - 1])  # speed-up of 3 on a CPU

@@ -1,4 +1,7 @@
-"""A picture of the blocks that are left in every prunable matrix."""
+"""A picture of the kept blocks of every prunable matrix.
+
+Shapes: R and C rows and columns of a matrix's grid of blocks.
+"""
 
 import math
 from pathlib import Path
@@ -12,16 +15,22 @@ from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.pruning.blocks import BlockSize, block_max
 from blocksparse_rnn.pruning.prunable import prunable_matrices
 
-_PIXELS = 256  # no matrix is drawn larger
+_PIXELS = 256  # most pixels per side of a matrix
 _COLUMNS = 6
 
 
 @torch.no_grad()
 def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSize, path: Path) -> None:
-    """Draw where blocks are kept: dark where they are, lighter where a pixel covers pruned ones too.
+    """Draw the kept blocks in black; a pixel that also covers pruned blocks is grey.
+
+    Args:
+        model: names are relative to it.
+        prunable: matrix type -> name patterns.
+        block: rows and columns of a block.
+        path: of the PNG file.
 
     Raises:
-        UserError: no permission, no space.
+        UserError: the file cannot be written.
     """
     matrices = list(prunable_matrices(model, prunable))
     lines = math.ceil(len(matrices) / _COLUMNS)
@@ -31,7 +40,7 @@ def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSi
         kept_RC = (block_max(matrix.weight.detach(), block) > 0).float().cpu()
         drawn = 1 - _shrink(kept_RC).numpy()
         rows, columns = matrix.weight.shape
-        # The matrix's shape, also where blocks are not square.
+        # The aspect ratio of the matrix, also with blocks that are not square.
         aspect = rows / columns * drawn.shape[1] / drawn.shape[0]
         axis.imshow(drawn, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect=aspect)
         name = matrix.name.removeprefix("recurrent.")
@@ -41,7 +50,7 @@ def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSi
         axis.set_yticklabels([])
     for axis in axes[len(matrices) :]:
         axis.set_axis_off()
-    figure.suptitle(f"blocks of {block[0]}x{block[1]} that are left", fontsize=10)
+    figure.suptitle(f"kept blocks of {block[0]}x{block[1]}", fontsize=10)
     with durable_file(path) as file:
         figure.savefig(file, format="png")
 

@@ -1,4 +1,4 @@
-"""What a run tells about its zeros: sparsity by matrix and gate, norms of what is left, a picture."""
+"""Logs the sparsity by matrix and gate and the norms of the kept blocks, and draws the masks."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from blocksparse_rnn.pruning.prunable import count_zeros, prunable_matrices
 
 
 class SparsityMonitor(pl.Callback):
-    """Logs the sparsity after every epoch and draws the kept blocks at the end of a training.
+    """Logs the sparsity after every epoch, and draws the kept blocks when training ends.
 
     Args:
         prunable: matrix type -> name patterns.
         block: rows and columns of a block.
-        picture: where the picture goes.
+        picture: path of the PNG file.
     """
 
     def __init__(self, prunable: dict[str, list[str]], block: BlockSize, picture: Path) -> None:
@@ -46,7 +46,7 @@ class SparsityMonitor(pl.Callback):
 def median_block_norms(
     model: nn.Module, prunable: dict[str, list[str]], block: BlockSize
 ) -> dict[str, float]:
-    """Median Euclidean norm of the blocks that are not zero, by matrix type; NaN where there is none."""
+    """Matrix type -> median Euclidean norm of its nonzero blocks; NaN without any."""
     norms: dict[str, list[torch.Tensor]] = {}
     for matrix in prunable_matrices(model, prunable):
         kept_RC = block_max(matrix.weight, block) > 0

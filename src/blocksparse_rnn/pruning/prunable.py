@@ -1,4 +1,4 @@
-"""Counting parameters: all, those that may be pruned, those that are not zero."""
+"""Which matrices may be pruned, and counts of parameters: all, prunable, nonzero."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,18 +13,19 @@ class Matrix(NamedTuple):
     """A weight matrix that may be pruned."""
 
     type: str
-    """Recurrent or fully connected: thresholds are per type."""
+    """`recurrent` or `fully_connected`."""
     name: str
     weight: Parameter
+    """(O, I)."""
     gates: tuple[str, ...]
-    """Names of the gates stacked in its rows; empty where it is a single one."""
+    """Names of the gates stacked in its rows; empty without gates."""
 
 
 def prunable_matrices(model: nn.Module, patterns: dict[str, list[str]]) -> Iterator[Matrix]:
-    """Every matrix of `model` that one of the patterns names; a bias that it also names is none.
+    """Every matrix of `model` whose name matches a pattern; biases that match are left out.
 
     Args:
-        model: the module whose parameters are meant; names are relative to it.
+        model: names are relative to it.
         patterns: matrix type -> shell-style name patterns.
     """
     for name, parameter in model.named_parameters():
@@ -39,12 +40,12 @@ def prunable_matrices(model: nn.Module, patterns: dict[str, list[str]]) -> Itera
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of a model, by number."""
+    """Numbers of parameters of a model."""
 
     total: int
     prunable: int
     parameters: dict[str, int]
-    """Name -> number of values."""
+    """Parameter name -> number of values."""
 
 
 def count_parameters(model: nn.Module, patterns: dict[str, list[str]]) -> ParameterCounts:
@@ -56,13 +57,14 @@ def count_parameters(model: nn.Module, patterns: dict[str, list[str]]) -> Parame
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Zeros of a model, counted."""
+    """Zeros in the prunable matrices of a model."""
 
     nonzero: int
+    """Number of nonzero parameters."""
     total: float
-    """Fraction of zeros among all parameters, the paper's column."""
+    """Fraction of zeros among all parameters: the sparsity of the paper's tables."""
     prunable: float
-    """Fraction of zeros among the prunable ones."""
+    """Fraction of zeros among the prunable parameters."""
     matrices: dict[str, float]
     """Fraction of zeros in each prunable matrix, and in each gate of it: `name` and `name.gate`."""
 
@@ -70,7 +72,7 @@ class Sparsity:
 def count_zeros(model: nn.Module, patterns: dict[str, list[str]]) -> Sparsity:
     """Count exact zeros in the prunable matrices; every other parameter counts as nonzero.
 
-    A batch-norm shift that happens to be 0 is no weight saved.
+    A bias or batch-norm shift that happens to be 0 is not pruned.
     """
     counts = count_parameters(model, patterns)
     matrices, kept = {}, 0

@@ -1,4 +1,4 @@
-"""What all sparsifiers share: which matrices they work on, in which blocks, and what they tell."""
+"""What all sparsifiers share: their matrices and blocks, checks before a run, and what they report."""
 
 import sys
 from collections.abc import Callable
@@ -13,37 +13,39 @@ from blocksparse_rnn.pruning.prunable import Matrix, prunable_matrices
 
 
 class DenseWeights(NamedTuple):
-    """Weights of a trained dense model, by name, and where they came from."""
+    """Weights of a trained dense model."""
 
     weights: dict[str, Tensor]
+    """Parameter name within the model -> value."""
     source: str
+    """Where they came from, for the result."""
 
 
 class Context(NamedTuple):
-    """What the program hands to every sparsifier besides its settings."""
+    """What every sparsifier is given besides its settings."""
 
     prunable: dict[str, list[str]]
     """Matrix type -> name patterns."""
     find_dense: Callable[[str], DenseWeights | None]
-    """Setting `q` -> weights of the dense run that it means; None where `auto` finds none."""
+    """Setting `q` -> weights of the dense run that it names; None if `auto` finds none."""
 
 
 class Sparsifier(pl.Callback):
     """A callback that zeroes whole blocks of the model's prunable matrices.
 
-    Weights hold exact zeros, so whoever uses them needs no masks.
+    Weights hold exact zeros, so nothing downstream needs masks.
 
     Args:
         context: which matrices, and where dense weights are found.
-        block: `4` or `8x2`, rows and columns of a block; blocks never straddle gates.
-        max_sparsity: no matrix loses more than this share of its blocks, so that none collapses.
+        block: `4` or `8x2`, rows and columns of a block; no block spans two gates.
+        max_sparsity: no matrix loses more than this fraction of its blocks, so that none becomes all zero.
 
     Raises:
-        UserError: no such block or share.
+        UserError: a value is out of its range.
     """
 
     skip_zeros = False
-    """Whether training skips its zero blocks once they are final."""
+    """Whether training skips the zero blocks once pruning has finished."""
 
     def __init__(self, context: Context, block: int | str, max_sparsity: float) -> None:
         if not 0 < max_sparsity < 1:
@@ -54,10 +56,13 @@ class Sparsifier(pl.Callback):
         self._spared: set[str] = set()
 
     def check(self, model: nn.Module) -> None:
-        """Look at shapes alone (the model may lie on the meta device), before any training.
+        """Check the settings against the model's shapes, before any data loads.
+
+        Args:
+            model: may be on the meta device.
 
         Raises:
-            UserError: blocks don't fit, or a name pattern has no parameter.
+            UserError: blocks do not fit, or a name pattern matches no matrix.
         """
         for matrix_type, patterns in self.context.prunable.items():
             for pattern in patterns:
@@ -80,27 +85,27 @@ class Sparsifier(pl.Callback):
         """The matrices that this sparsifier works on."""
         return list(prunable_matrices(model, self.context.prunable))
 
-    def settled(self, step: int) -> bool:
-        """Whether the sparsity after `step` is final, so that a model may be chosen by its error rate."""
+    def pruning_finished(self, step: int) -> bool:
+        """Whether the sparsity is final after `step`: only then may the error rate select a checkpoint."""
         return True
 
     def final_masks(self, step: int) -> dict[str, Tensor] | None:
-        """Masks (R, C) by name, True where a block is kept, once no block can come back after `step`."""
+        """Matrix name -> (R, C), True where a block is kept; None until no block changes after `step`."""
         return None
 
     def warn_spared(self, name: str, remedy: str) -> None:
-        """Say once for each matrix that it was kept from collapsing."""
+        """Warn once per matrix that max_sparsity keeps it from losing more blocks."""
         if name not in self._spared:
             self._spared.add(name)
             print(
-                f"warning: {name} would lose more than {self.max_sparsity:.0%} of its blocks and keeps its best; "
-                f"{remedy} would not need this",
+                f"warning: {name} would lose more than {self.max_sparsity:.0%} of its blocks (max_sparsity), "
+                f"so its best blocks are kept; {remedy} avoids this",
                 file=sys.stderr,
             )
 
     def verify(self, model: nn.Module) -> None:
-        """Assert what this sparsifier promises of a trained model."""
+        """Assert that a trained model's weights are zero wherever this sparsifier pruned."""
 
     def report(self) -> dict[str, Any]:
-        """What belongs into the result besides the sparsity."""
+        """Entries for result.json besides the sparsity."""
         return {}

@@ -95,11 +95,11 @@ class Checkpoints(pl.Callback):
         # After validation, so that its metrics are there and the epoch is over when a run resumes.
         cer = _dev_cer(trainer)
         sparsifiers = [c for c in trainer.callbacks if isinstance(c, Sparsifier)]  # type: ignore[attr-defined]
-        # A model from before the last pruning would hear better and be the wrong one.
-        settled = all(s.settled(trainer.global_step) for s in sparsifiers)
-        # Not settled earlier: the last weights it is, and they are there before the run can resume at its end.
+        # Before the last mask update the CER is lower, but the sparsity is not yet reached.
+        finished = all(s.pruning_finished(trainer.global_step) for s in sparsifiers)
+        # Without an earlier choice the last weights are the best; saved here, so that a resume at the end finds them.
         over = trainer.global_step >= trainer.estimated_stepping_batches and not self.best_step
-        if (cer < self.best_cer and settled) or over:
+        if (cer < self.best_cer and finished) or over:
             self._save_best(trainer)
         self._save_last(trainer)
 
