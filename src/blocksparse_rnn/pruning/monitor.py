@@ -33,7 +33,7 @@ class SparsityMonitor(pl.Callback):
         norms = median_block_norms(recogniser.model, self.prunable, self.block)
         recogniser.log_dict({f"block_norm/{kind}": norm for kind, norm in norms.items()})
 
-    def on_train_end(self, trainer: pl.Trainer, recogniser: Any) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, recogniser: Any) -> None:
         if not trainer.is_global_zero:
             return
         draw_blocks(recogniser.model, self.prunable, self.block, self.picture)

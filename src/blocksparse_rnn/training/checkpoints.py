@@ -38,8 +38,6 @@ class Checkpoints(pl.Callback):
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.saving_seconds = 0.0
-        self.trained = False
-        """Whether a step was left to do; Lightning skips every hook of a training that was at its end."""
         self._since, self._cpu_since = time.monotonic(), time.process_time()
         self._saved_at = self._since
         self._random_states: torch.Tensor | None = None
@@ -65,7 +63,6 @@ class Checkpoints(pl.Callback):
             self.best_cer, self.best_step = float("inf"), 0
 
     def on_train_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
-        self.trained = True
         self._since, self._cpu_since = time.monotonic(), time.process_time()
         self.stop.deferring = True
 
