@@ -10,6 +10,12 @@ import soundfile
 RATE = 16000
 
 
+def sing(seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
+    """A tone of 440 Hz with a little noise."""
+    t = np.arange(int(seconds * rate)) / rate
+    return 0.4 * np.sin(2 * np.pi * 440 * t) + np.random.default_rng(0).normal(0, 0.01, len(t))
+
+
 def _truncated(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])

@@ -309,18 +309,3 @@ def test_the_same_loss_curve_from_synth_from_its_files_and_from_shards(tmp_path)
         curves.append([row.rsplit(",", 1)[0] for row in rows])
     assert len([row for row in curves[0] if "train/loss" in row]) > 4
     assert curves[0] == curves[1] == curves[2]
-
-
-def test_prepare_writes_shards_beside_the_manifests(written, tmp_path):
-    from blocksparse_rnn.data.prepare import Request, prepare
-
-    folder, utterances = written
-    for utterance in utterances:
-        utterance.audio.with_suffix(".txt").write_text(utterance.text)
-    settings = compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"])
-    prepare(Request(folder, tmp_path / "all.jsonl", shards=0.05), settings)
-    found = corpus(tmp_path, "all-*.tar").prepare()["train"]
-    assert split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))[1] == []
-    assert len(found) == 23
-    with tarfile.open(next(tmp_path.glob("all-*.tar"))) as archive:
-        assert {member.mtime for member in archive} == {0}

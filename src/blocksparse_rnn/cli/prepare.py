@@ -12,8 +12,10 @@ import argparse
 from pathlib import Path
 
 from blocksparse_rnn.config.compose import compose_settings
+from blocksparse_rnn.config.schema import build, build_shapes
 from blocksparse_rnn.data.layouts import LAYOUTS
 from blocksparse_rnn.data.prepare import Request, prepare
+from blocksparse_rnn.speech.alphabet import Alphabet
 
 
 def main() -> None:
@@ -34,4 +36,18 @@ def main() -> None:
     overrides = arguments.pop("overrides")
     if not any(override.startswith("text=") for override in overrides):
         overrides.append("text=english")
-    print(prepare(Request(**arguments), compose_settings(overrides)))
+    settings = compose_settings(overrides)
+    features, model = build(settings["features"]), build_shapes(settings)
+
+    def output_frames(seconds: float) -> int:
+        return model.frames(features.frames(round(seconds * features.sample_rate)))  # type: ignore[operator]
+
+    print(
+        prepare(
+            Request(**arguments),
+            alphabet=Alphabet(settings["alphabet"]),
+            normalise=build(settings["text"]) if settings["text"] else None,
+            output_frames=output_frames,
+            corpora=Path(settings["corpora"]),
+        )
+    )

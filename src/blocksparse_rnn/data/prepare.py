@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from blocksparse_rnn.config.schema import build, build_shapes
 from blocksparse_rnn.data.checks import Reject, split_usable
 from blocksparse_rnn.data.inspection import MEMORY, Inspector
 from blocksparse_rnn.data.layouts import read_layout
@@ -58,12 +56,22 @@ class Request:
     shards: float | None = None
 
 
-def prepare(request: Request, settings: dict[str, Any]) -> str:
+def prepare(
+    request: Request,
+    *,
+    alphabet: Alphabet,
+    normalise: Callable[[str], str] | None,
+    output_frames: Callable[[float], int],
+    corpora: Path,
+) -> str:
     """Inspect recordings, write manifests and `rejects.jsonl`, and return a report.
 
     Args:
         request: what to prepare.
-        settings: resolved; texts are normalised and CTC's limit is taken as they say.
+        alphabet: the letters that texts may have.
+        normalise: text -> text; None leaves texts as they are.
+        output_frames: frames of logits for a duration in seconds, which limit what CTC can write.
+        corpora: the folder that keeps the results of inspecting audio files.
 
     Raises:
         UserError: nothing to read, nothing usable, or nowhere to write.
@@ -82,13 +90,11 @@ def prepare(request: Request, settings: dict[str, Any]) -> str:
     single = request.out.suffix == ".jsonl"
     if not single:
         _check_no_other_split(request)
-    alphabet, output_frames = Alphabet(settings["alphabet"]), _output_frames(settings)
-    inspector = Inspector(Path(settings["corpora"]) / MEMORY, request.workers, request.longest)
+    inspector = Inspector(corpora / MEMORY, request.workers, request.longest)
     found = read_layout(request.source, request.layout)
     folder = request.out.parent if single else request.out
     create_folder(folder)
     offered = inspector(found)
-    normalise = build(settings["text"]) if settings["text"] else None
     accepted, rejects = split_usable(offered, alphabet, output_frames, normalise)
     usable = list(accepted)
 
@@ -134,15 +140,6 @@ def _check_no_other_split(request: Request) -> None:
                 f"--{name} 0: {path} is there already, and its sentences may become train's; "
                 "delete it or choose another folder"
             )
-
-
-def _output_frames(settings: dict[str, Any]) -> Callable[[float], int]:
-    features, model = build(settings["features"]), build_shapes(settings)
-
-    def output_frames(seconds: float) -> int:
-        return model.frames(features.frames(round(seconds * features.sample_rate)))  # type: ignore[operator]
-
-    return output_frames
 
 
 def _split(utterances: list[Utterance], dev: float, test: float, left_out: str) -> dict[str, list[Utterance]]:

@@ -19,7 +19,7 @@ _QUOTED = re.compile(
 """From a quote where a word begins to one where a word ends; an apostrophe within a word is none, nor one alone."""
 
 
-class Normaliser:
+class Normalizer:
     """Brings a text to what is said in it: case, Unicode forms, digits, symbols, punctuation, spaces.
 
     What the alphabet lacks stays where it is, so that the text is found unusable and named; only
