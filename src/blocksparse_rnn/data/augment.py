@@ -16,6 +16,7 @@ import torchaudio.functional as audio
 from torch import Tensor
 
 from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, audio_seconds, load_audio
+from blocksparse_rnn.data.checks import range_problem
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.speech.alphabet import Alphabet, ctc_frames_needed
 
@@ -197,10 +198,8 @@ class Augmenter:
 
 
 def _range(name: str, values: list[float], lowest: float, highest: float) -> tuple[float, float]:
-    if len(values) != 2 or not lowest <= values[0] <= values[1] <= highest:
-        raise UserError(
-            f"{name}={values}: must be the lowest and the highest, from {lowest:g} to {highest:g}"
-        )
+    if problem := range_problem(name, values, lowest, highest):
+        raise UserError(problem)
     return values[0], values[1]
 
 

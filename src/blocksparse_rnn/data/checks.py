@@ -27,6 +27,14 @@ def keep_apart(sources: Mapping[str, Iterable[Path]], advice: str) -> None:
             raise UserError(f"data.train and data.{split} both have {min(both)}; {advice}")
 
 
+def range_problem(setting: str, values: Sequence[float], lowest: float, highest: float) -> str | None:
+    """What is wrong with a setting that is a pair of the lowest and the highest value; None where nothing is."""
+    if len(values) == 2 and lowest <= values[0] <= values[1] <= highest:
+        return None
+    shown = ", ".join(f"{value:g}" for value in values)
+    return f"{setting}=[{shown}]: must be the lowest and the highest value, from {lowest:g} to {highest:g}"
+
+
 @dataclass(frozen=True)
 class Reject:
     """An utterance that is left out, and why."""

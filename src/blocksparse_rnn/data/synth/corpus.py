@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from blocksparse_rnn.data.checks import range_problem
 from blocksparse_rnn.data.manifest import Utterance, manifest_line, read_manifest
 from blocksparse_rnn.data.synth.espeak import ACCENTS, MEN, WOMEN
 from blocksparse_rnn.data.synth.sentences import Grammar
@@ -44,7 +45,6 @@ SPLITS = ("train", "dev", "test")
 _MAX_HOURS = 1000
 _LEAST_UNSEEN = 0.2
 _SECONDS_PER_SENTENCE = 3.9  # on average
-_MAX_LOST = 0.5  # of which an utterance may still be understood
 _MAX_TYPOS = 0.5  # with which words may still be told apart
 _MIN_VOICES = 6  # a woman and a man for each split
 
@@ -66,8 +66,6 @@ class SynthSpeech:
         seed: of the corpus; training has its own.
         workers: processes that speak; None takes all cores.
         held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
-        lost: share of the speech that is lost; None is nothing.
-        gap_seconds: shortest and longest time that is lost in a row; None is 0.1 to 0.4.
         typos: share of the transcripts' letters that are wrong, in every split; None is nothing.
 
     Raises:
@@ -89,8 +87,6 @@ class SynthSpeech:
         workers: int | None,
         # Which the settings of earlier runs don't have:
         held_out: float | None = None,
-        lost: float | None = None,
-        gap_seconds: list[float] | None = None,
         typos: float | None = None,
     ) -> None:
         self.recipe = Recipe(
@@ -103,9 +99,6 @@ class SynthSpeech:
             pitch=tuple(pitch),
             seed=seed,
             held_out=None if held_out is None else float(held_out),
-            lost=None if lost is None else float(lost),
-            # Where nothing is lost the name of the corpus has no gaps in it.
-            gap_seconds=None if lost is None or gap_seconds is None else tuple(map(float, gap_seconds)),
             typos=None if typos is None else float(typos),
         )
         problems = [*_problems(self.recipe)]
@@ -124,8 +117,8 @@ class SynthSpeech:
                 of the corpus is missing or damaged.
         """
         if not self.folder.is_dir():
-            with _lock(self.folder):
-                # Whoever held the lock before us may have built it.
+            with only_one(self.folder.with_name(f".{self.folder.name}.lock"), f"building {self.folder}"):
+                # The process that held the lock before this one may have built it.
                 if not self.folder.is_dir():
                     self._build()
         _check(self.folder)
@@ -228,15 +221,12 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             )
     if not _MIN_VOICES <= recipe.voices <= len(WOMEN + MEN):
         yield f"data.voices={recipe.voices}: must be from {_MIN_VOICES} to {len(WOMEN + MEN)}"
-    yield from _range_problems("snr_db", recipe.snr_db, -20, 100)
-    yield from _range_problems("rate_wpm", recipe.rate_wpm, 80, 450)
-    yield from _range_problems("pitch", recipe.pitch, 0, 99)
+    ranges = {"snr_db": (-20, 100), "rate_wpm": (80, 450), "pitch": (0, 99)}
+    for name, (lowest, highest) in ranges.items():
+        if problem := range_problem(f"data.{name}", getattr(recipe, name), lowest, highest):
+            yield problem
     if recipe.held_out is not None and not 0 < recipe.held_out <= 1:
         yield f"data.held_out={recipe.held_out:g}: must be above 0 and at most 1, or null for a tenth"
-    if recipe.lost is not None and not 0 < recipe.lost <= _MAX_LOST:
-        yield f"data.lost={recipe.lost:g}: must be above 0 and at most {_MAX_LOST:g}, or null for none"
-    if recipe.gap_seconds is not None:
-        yield from _range_problems("gap_seconds", recipe.gap_seconds, 0.05, 10)
     if recipe.typos is not None and not 0 < recipe.typos <= _MAX_TYPOS:
         yield f"data.typos={recipe.typos:g}: must be above 0 and at most {_MAX_TYPOS:g}, or null for none"
     if recipe.seed < 0:
@@ -264,20 +254,6 @@ def _check_novelty(recipe: Recipe) -> None:
             f"the test's word trigrams would be new (at least {_LEAST_UNSEEN:.0%}); raise data.vocabulary or "
             "lower data.hours"
         )
-
-
-def _range_problems(name: str, values: tuple[float, ...], lowest: float, highest: float) -> Iterator[str]:
-    shown = f"data.{name}=[{', '.join(f'{value:g}' for value in values)}]"
-    if len(values) != 2:
-        yield f"{shown}: must be two numbers, the lowest and the highest"
-    elif not all(lowest <= value <= highest for value in values):
-        yield f"{shown}: both must be from {lowest} to {highest}"
-    elif values[0] > values[1]:
-        yield f"{shown}: the first must not exceed the second"
-
-
-def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
-    return only_one(folder.with_name(f".{folder.name}.lock"), f"building {folder}")
 
 
 def _check(folder: Path) -> None:

@@ -24,51 +24,14 @@ ACCENTS = {
 # eSpeak's voice variants that sound like people and differ clearly from one another (in pitch, in the
 # long-term spectrum), the clearest first. Left out: robots, whispers, croaks and near copies.
 WOMEN = [
-    "f2",
-    "f4",
-    "Annie",
-    "f3",
-    "linda",
-    "f1",
-    "Andrea",
-    "f5",
-    "belinda",
-    "steph",
-    "shelby",
-    "anika",
-    "Alicia",
-    "grandma",
-]
+    "f2", "f4", "Annie", "f3", "linda", "f1", "Andrea", "f5", "belinda", "steph", "shelby", "anika",
+    "Alicia", "grandma",
+]  # fmt: skip
 MEN = [
-    "m3",
-    "m7",
-    "m1",
-    "m4",
-    "adam",
-    "Mario",
-    "m2",
-    "m8",
-    "Nguyen",
-    "Alex",
-    "Gene",
-    "david",
-    "Denis",
-    "m6",
-    "pablo",
-    "paul",
-    "Michael",
-    "Diogo",
-    "edward",
-    "rob",
-    "m5",
-    "quincy",
-    "norbert",
-    "max",
-    "Mike",
-    "iven4",
-    "sandro",
-    "marcelo",
-]
+    "m3", "m7", "m1", "m4", "adam", "Mario", "m2", "m8", "Nguyen", "Alex", "Gene", "david", "Denis", "m6",
+    "pablo", "paul", "Michael", "Diogo", "edward", "rob", "m5", "quincy", "norbert", "max", "Mike",
+    "iven4", "sandro", "marcelo",
+]  # fmt: skip
 
 # espeakng-loader 0.2.4 carries eSpeak NG 1.52; these are the numbers of its speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import random
-import statistics
 import string
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,7 +28,6 @@ FORMAT = 1
 _MAX_HELD_OUT_HOURS = 0.5
 _SPEECH_DB = (-30.0, -20.0)  # loudness of the speech before noise, relative to full scale
 _SILENCE = (0.05, 0.3)  # seconds before and after the speech
-_USUAL_GAP = (0.1, 0.4)  # seconds, of corpora whose settings have none
 _PEAK = 0.95
 _NOISE_SLOPES = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls as 1 / frequency ** slope
 
@@ -47,8 +45,6 @@ class Recipe:
     pitch: tuple[int, ...]
     seed: int
     held_out: float | None = None
-    lost: float | None = None
-    gap_seconds: tuple[float, ...] | None = None
     typos: float | None = None
 
     @property
@@ -138,10 +134,7 @@ class Speaker:
         voice = f"{rng.choice(self.recipe.accents)}+{rng.choice(self.variants[split])}"
         rate_wpm, pitch = rng.randint(*self.recipe.rate_wpm), rng.randint(*self.recipe.pitch)
         speech_S = resample(*self.espeak.say(text, voice, rate_wpm, pitch))
-        snr_db = rng.uniform(*self.recipe.snr_db)
-        if self.recipe.lost is not None:
-            speech_S = with_gaps(speech_S, self.recipe.lost, self.recipe.gap_seconds or _USUAL_GAP, rng)
-        wave_S = recorded(speech_S, snr_db, rng)
+        wave_S = recorded(speech_S, rng.uniform(*self.recipe.snr_db), rng)
         return Spoken(text, len(wave_S), _flac(wave_S))
 
 
@@ -152,24 +145,6 @@ def mistyped(text: str, share: float, rng: random.Random) -> str:
         rng.choice(letters.replace(letter, "")) if letter in letters and rng.random() < share else letter
         for letter in text
     )
-
-
-def with_gaps(
-    speech_S: NDArray[np.floating], lost: float, gap_seconds: tuple[float, ...], rng: random.Random
-) -> NDArray[np.floating]:
-    """Speech as if over a line that loses packets in bursts: silent in gaps that make up about `lost` of it.
-
-    Gaps and what is heard between them are of random lengths, as in a Gilbert channel, which is in a good or in a
-    bad state for some time (E. N. Gilbert, "Capacity of a burst-noise channel", 1960).
-    """
-    wave_S = speech_S.copy()
-    heard = statistics.mean(gap_seconds) * (1 - lost) / lost  # seconds between two gaps, on average
-    start = rng.expovariate(1 / heard)
-    while start * SAMPLE_RATE < len(wave_S):
-        end = start + rng.uniform(*gap_seconds)
-        wave_S[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = 0.0
-        start = end + rng.expovariate(1 / heard)
-    return wave_S
 
 
 def recorded(speech_S: NDArray[np.floating], snr_db: float, rng: random.Random) -> NDArray[np.float32]:
