@@ -18,7 +18,7 @@ from blocksparse_rnn.cli import prepare as command
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.data.layouts import read_layout
 from blocksparse_rnn.data.manifest import manifest_line, read_manifest
-from blocksparse_rnn.data.prepare import Request, prepare
+from blocksparse_rnn.data.prepare import prepare
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs.folder import RunFolder
@@ -28,8 +28,11 @@ from blocksparse_rnn.training.train import train
 
 def prepare_plainly(source: Path, out: Path, **request) -> str:
     """Texts in small letters; what else isn't a letter goes at their ends only."""
+    common = {"layout": "auto", "longest": None, "dev": 0.05, "test": 0.05, "workers": None, "shards": None}
     return prepare(
-        Request(source, out, **request),
+        source,
+        out,
+        **(common | request),
         alphabet=Alphabet("abcdefghijklmnopqrstuvwxyz "),
         normalise=lambda text: text.lower().strip(".!"),
         output_frames=lambda seconds: int(25 * seconds),
