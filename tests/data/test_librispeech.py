@@ -86,7 +86,7 @@ def test_what_does_not_pair_up_is_a_reject(tree, tmp_path):
 
 
 def test_mistakes_are_one_line(tree, tmp_path):
-    with pytest.raises(UserError, match=r"train-clean-100 isn't there; .*data\.download=true fetches"):
+    with pytest.raises(UserError, match=r"train-clean-100 isn't there; .*data\.download=true"):
         corpus(tmp_path).prepare()
     for name in ("workers", "longest"):
         with pytest.raises(UserError, match=rf"data\.{name}=-1: must be"):
@@ -112,7 +112,7 @@ def test_a_download_that_breaks_off_is_one_line(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(theirs, "_download_librispeech", download)
-    with pytest.raises(UserError, match=r"^cannot fetch train-clean-100: \S.*; start again"):
+    with pytest.raises(UserError, match=r"^cannot download train-clean-100: \S.*start again"):
         corpus(tmp_path, download=True).prepare()
 
 

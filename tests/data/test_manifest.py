@@ -142,7 +142,7 @@ def test_a_failure_that_passes_is_not_remembered(tmp_path, monkeypatch, failure)
         ({"duration": 0.0}, None),
         ({"duration": 2.05}, None),
         ({"duration": 3.0}, "lasts 2.00 s, but its duration says 3.00 s; truncated?"),
-        ({"duration": 1.0}, "an offset would name a part of it"),
+        ({"duration": 1.0}, "for a part of a file, give an offset"),
         ({"duration": 1.0, "offset": 0.5}, None),
         (
             {"duration": 1.0, "offset": 1.5},
@@ -152,7 +152,9 @@ def test_a_failure_that_passes_is_not_remembered(tmp_path, monkeypatch, failure)
 )
 def test_a_length_is_held_against_the_file(tmp_path, fields, problem):
     soundfile.write(tmp_path / "a.wav", sing(2), RATE)
-    [found] = Inspector(None, 1, None)([replace(Utterance(tmp_path / "a.wav", 0, "a"), **fields)])
+    [found] = Inspector(tmp_path / MEMORY, 1, None)(
+        [replace(Utterance(tmp_path / "a.wav", 0, "a"), **fields)]
+    )
     if problem is None:
         assert found.problem is None
         assert 0 < found.duration <= 2 - (found.offset or 0)
