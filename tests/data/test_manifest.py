@@ -94,9 +94,9 @@ def test_odd_sample_rates_are_resampled_in_little_memory(tmp_path, rate, monkeyp
 
 def test_raw_audio_and_audio_of_no_length_are_told_apart(tmp_path):
     (tmp_path / "talk.raw").write_bytes(bytes(1000))
-    with pytest.raises(UserError, match=r"cannot read audio from .*talk.raw: raw audio lacks the header"):
+    with pytest.raises(UserError, match=r"cannot read audio from .*talk.raw: raw audio lacks a header"):
         load_audio(tmp_path / "talk.raw", 16_000)
-    assert "raw audio lacks the header" in inspect_file(tmp_path / "talk.raw").problem
+    assert "raw audio lacks a header" in inspect_file(tmp_path / "talk.raw").problem
     soundfile.write(tmp_path / "nothing.wav", np.zeros(0), 44_100)
     assert load_audio(tmp_path / "nothing.wav", 16_000).shape == (0,)
 
@@ -211,7 +211,7 @@ def test_several_manifests_with_weights_make_a_split(tone_settings, tones):
     settings = tone_settings(both, "trainer.max_epochs=1")
     result = train(settings)
     assert result["steps"] == -(-(40 * 3 // 2 + 6) // 8)
-    with pytest.raises(UserError, match=r"data.train: .* is no manifest with a weight above 0"):
+    with pytest.raises(UserError, match=r"data.train: .*: must be a manifest with a weight above 0"):
         tone_settings(f"data.train=[{{path: {tones['train']}, weight: -1}}]")
 
 

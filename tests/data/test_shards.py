@@ -164,7 +164,7 @@ def test_fewer_shards_take_the_place_of_more_also_in_a_folder_with_a_percent_sig
     assert sorted(folder.iterdir()) == sorted([*others, folder / "train-000000.tar"])
 
 
-def test_a_disk_that_fails_while_a_shard_is_inspected_leaves_no_note(written, tmp_path, monkeypatch):
+def test_a_disk_that_fails_while_a_shard_is_inspected_leaves_no_index(written, tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes((written[0] / "train-000000.tar").read_bytes())
     with monkeypatch.context() as patch:
         patch.setattr(tarfile.ExFileObject, "read", lambda *_: os.read(-1, 1))
@@ -245,15 +245,15 @@ def test_resuming_goes_on_in_mid_epoch(written, parts, done):
 
 
 def test_memory_stays_while_a_corpus_grows_16_times(tmp_path):
-    """Notes of shards without their audio: what an epoch's order takes."""
+    """Indices of shards without their audio: what the order of an epoch needs."""
     peaks = []
     for shards in (8, 32, 128):
         made = []
         for number in range(shards):
-            notes = tmp_path / f"{shards}-{number}.jsonl"
+            index = tmp_path / f"{shards}-{number}.jsonl"
             rows = [[f"{i}.flac", 512, 1000, 1 + (i * 37 % 101) / 10, "abc abc", None] for i in range(50)]
-            notes.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            made.append(Shard(tmp_path / f"{number}.tar", notes))
+            index.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            made.append(Shard(tmp_path / f"{number}.tar", index))
         found = ShardedUtterances(made, window=4, longest=60.0)
         tracemalloc.start()
         split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))
