@@ -329,7 +329,7 @@ class TestInterruption:
         process, workers = self.start_long_build(tmp_path)
         os.kill(workers[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=200)
-        assert "UserError: a process that speaks the corpus died" in errors.splitlines()[-1]
+        assert "UserError: a process that synthesises the corpus died" in errors.splitlines()[-1]
         assert not any(map(alive, workers))
         assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 

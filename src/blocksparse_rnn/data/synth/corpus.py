@@ -1,8 +1,8 @@
-"""`data=synth`: speech with no download, spoken by eSpeak NG; the same settings give the same bytes.
+"""`data=synth`: synthetic speech by eSpeak NG, without a download; the same settings give the same bytes.
 
-An utterance depends on the settings, its split and its index alone, so any number of workers makes
-the same corpus. A corpus is built once, in a temporary folder that takes its final name when it is
-complete, and checked on every later start.
+An utterance is a function of the settings, its split and its index alone, so any number of workers
+makes the same corpus. A corpus is built once, in a temporary folder that is renamed when it is complete,
+and verified on every later start.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ from blocksparse_rnn.data.synth.speaker import (
     Recipe,
     Spoken,
     draw_sentence,
-    mistyped,
     rng_of,
     split_variants,
     unseen_trigrams,
+    with_label_noise,
 )
 from blocksparse_rnn.data.synth.workers import SpeakerWorkers, in_order
 from blocksparse_rnn.errors import UserError, cannot_write
@@ -45,28 +45,28 @@ SPLITS = ("train", "dev", "test")
 _MAX_HOURS = 1000
 _LEAST_UNSEEN = 0.2
 _SECONDS_PER_SENTENCE = 3.9  # on average
-_MAX_TYPOS = 0.5  # with which words may still be told apart
+_MAX_TYPOS = 0.5  # beyond it words can hardly be told apart
 _MIN_VOICES = 6  # a woman and a man for each split
 
 
 class SynthSpeech:
-    """A corpus spoken by eSpeak NG: random sentences, voices, rates, pitches and noise.
+    """A corpus synthesised by eSpeak NG: random sentences, voices, rates, pitches and noise.
 
     Voices and sentences of train, dev and test are disjoint.
 
     Args:
-        folder: corpora lie here, one folder each.
-        hours: length of train.
-        vocabulary: number of different words that can occur.
+        folder: of all corpora; each has a folder of its own in it.
+        hours: duration of train.
+        vocabulary: number of different words.
         accents: names among `espeak.ACCENTS`; every voice speaks with all of them.
-        voices: number of voices, over all splits together.
-        snr_db: lowest and highest ratio of speech to noise, in dB.
+        voices: number of voices of all splits together.
+        snr_db: lowest and highest signal-to-noise ratio in dB.
         rate_wpm: lowest and highest speaking rate, in eSpeak's words per minute.
         pitch: lowest and highest pitch on eSpeak's scale of 0 to 99, where 50 is a voice's own.
         seed: of the corpus; training has its own.
-        workers: processes that speak; None takes all cores.
-        held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
-        typos: share of the transcripts' letters that are wrong, in every split; None is nothing.
+        workers: processes that synthesise; None uses all cores.
+        held_out: duration of dev and of test as a share of train's, at most half an hour each; None means a tenth.
+        typos: label noise, the share of wrong letters in the reference transcripts of every split; None means 0.
 
     Raises:
         UserError: a value is out of its range.
@@ -85,7 +85,6 @@ class SynthSpeech:
         pitch: list[int],
         seed: int,
         workers: int | None,
-        # Which the settings of earlier runs don't have:
         held_out: float | None = None,
         typos: float | None = None,
     ) -> None:
@@ -110,7 +109,7 @@ class SynthSpeech:
         self.folder = Path(folder) / self.recipe.name
 
     def prepare(self) -> dict[str, list[Utterance]]:
-        """Build the corpus, unless it is there, and check every file of it.
+        """Build the corpus unless it exists, and verify every file of it.
 
         Raises:
             UserError: eSpeak NG is missing, the disk is full or not writable, a worker died, or a file
@@ -141,13 +140,13 @@ class SynthSpeech:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _speak(self, folder: Path) -> dict[str, list[str]]:
-        """Write audio and manifests of all splits; return what is said in each."""
+        """Write audio and manifests of all splits; return the sentences of each."""
         total_hours = sum(self.recipe.seconds(split) for split in SPLITS) / 3600
         with (
             ThreadPoolExecutor(self.workers) as threads,
             SpeakerWorkers(self.recipe, self.workers) as workers,
             tqdm(
-                desc="speaking",
+                desc="synthesising",
                 total=total_hours,
                 bar_format="{desc} {percentage:3.0f}% {bar} {n:.2f} of {total:.2f} h [{elapsed}<{remaining}]",
                 disable=None,  # no bar where there is no terminal
@@ -161,7 +160,7 @@ class SynthSpeech:
     def _write_split(
         self, split: str, folder: Path, spoken: Generator[Spoken, None, None], bar: tqdm
     ) -> list[str]:
-        """Write utterances until the split is long enough; whatever the workers made beyond is dropped."""
+        """Write utterances until the split is long enough; further ones of the workers are dropped."""
         texts: list[str] = []
         samples, wanted = 0, self.recipe.seconds(split) * SAMPLE_RATE
         least = 1 if split == "train" else 2
@@ -179,19 +178,20 @@ class SynthSpeech:
                 bar.update(length / SAMPLE_RATE / 3600)
         return texts
 
-    def _written(self, said: str, split: str, index: int) -> str:
-        """The transcript of what was said."""
+    def _written(self, sentence: str, split: str, index: int) -> str:
+        """The reference transcript of a sentence, with label noise if the settings have it."""
         if self.recipe.typos is None:
-            return said
-        # With random numbers of their own, so that the speech is that of a corpus without.
-        return mistyped(said, self.recipe.typos, random.Random(f"{self.recipe.seed}/{split}/{index}/typos"))
+            return sentence
+        # Its own random numbers, so that the audio is the same as without label noise.
+        rng = random.Random(f"{self.recipe.seed}/{split}/{index}/typos")
+        return with_label_noise(sentence, self.recipe.typos, rng)
 
     def _describe(self, folder: Path, texts: dict[str, list[str]]) -> None:
         manifests = {f"{split}.jsonl": (folder / f"{split}.jsonl").read_bytes() for split in SPLITS}
         about = {
             "settings": {"format": FORMAT, **dataclasses.asdict(self.recipe)},
             "espeakng_loader": version("espeakng-loader"),
-            "utterances": {split: len(said) for split, said in texts.items()},
+            "utterances": {split: len(sentences) for split, sentences in texts.items()},
             "variants": split_variants(self.recipe.voices),
             "unseen_test_trigrams": round(unseen_trigrams(texts["test"], texts["train"]), 4),
             "manifests": {
@@ -203,7 +203,7 @@ class SynthSpeech:
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:
-    """What is wrong with the settings, a line each."""
+    """Everything that is wrong with the settings."""
     if not 0 < recipe.hours <= _MAX_HOURS:
         yield f"data.hours={recipe.hours:g}: must be above 0 and at most {_MAX_HOURS}"
     try:
@@ -234,10 +234,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _check_novelty(recipe: Recipe) -> None:
-    """Draw about as many sentences as will be spoken, and refuse a vocabulary that they exhaust.
+    """Draw about as many sentences as the corpus will have, and refuse a vocabulary that is too small for them.
 
     Raises:
-        UserError: hardly a word trigram of test would be new, so test would not tell learning from memory.
+        UserError: most word trigrams of test would occur in train, so test would not measure generalisation.
     """
     grammar = Grammar(recipe.vocabulary)
     texts = {
@@ -257,39 +257,34 @@ def _check_novelty(recipe: Recipe) -> None:
 
 
 def _check(folder: Path) -> None:
-    """Compare every file of a corpus with the size and checksum noted when it was built."""
-    about = folder / "corpus.json"
+    """Compare every file of a corpus with the size and checksum noted when it was built.
+
+    Raises:
+        UserError: a file is missing, unreadable or damaged.
+    """
+
+    def check(name: str, size: int, crc32: int) -> None:
+        try:
+            data = (folder / name).read_bytes()
+        except FileNotFoundError:
+            raise unusable(name, "is missing") from None
+        except OSError as error:
+            raise unusable(name, f"cannot be read ({error.strerror})") from None
+        if len(data) != size or zlib.crc32(data) != crc32:
+            raise unusable(name, "is damaged")
+
+    def unusable(name: str, problem: str) -> UserError:
+        return UserError(f"{folder / name} {problem}; delete {folder} to have the corpus rebuilt")
+
     try:
-        manifests = json.loads(about.read_bytes())["manifests"]
-        expected = [(folder / name, note["size"], note["crc32"]) for name, note in manifests.items()]
+        notes = json.loads((folder / "corpus.json").read_bytes())["manifests"]
+        manifests = [(name, note["size"], note["crc32"]) for name, note in notes.items()]
     except FileNotFoundError:
-        raise _unusable(about, "is missing", folder) from None
-    except (OSError, ValueError, LookupError, TypeError):
-        raise _unusable(about, "is damaged", folder) from None
+        raise unusable("corpus.json", "is missing") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise unusable("corpus.json", "is damaged") from None
     with ThreadPoolExecutor() as threads:
-        _compare(expected, folder, threads)
-        for manifest, *_ in expected:
-            rows = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
-            audio = [(folder / row["audio_filepath"], row["size"], row["crc32"]) for row in rows]
-            _compare(audio, folder, threads)
-
-
-def _compare(expected: list[tuple[Path, int, int]], folder: Path, threads: ThreadPoolExecutor) -> None:
-    for (path, _, _), problem in zip(expected, threads.map(_file_problem, expected), strict=True):
-        if problem:
-            raise _unusable(path, problem, folder)
-
-
-def _file_problem(expected: tuple[Path, int, int]) -> str | None:
-    path, size, crc32 = expected
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return None if len(data) == size and zlib.crc32(data) == crc32 else "is damaged"
-
-
-def _unusable(path: Path, problem: str, folder: Path) -> UserError:
-    return UserError(f"{path} {problem}; delete {folder} to have the corpus rebuilt")
+        for name, size, crc32 in manifests:
+            check(name, size, crc32)
+            rows = map(json.loads, (folder / name).read_text(encoding="utf-8").splitlines())
+            list(threads.map(lambda row: check(row["audio_filepath"], row["size"], row["crc32"]), rows))

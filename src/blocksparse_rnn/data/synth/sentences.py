@@ -34,7 +34,7 @@ MAX_VOCABULARY = sum(map(len, WORDS.values()))
 class Grammar:
     """Sentences over exactly `vocabulary` different words.
 
-    Each category keeps its first words, as many as its share of the whole; at least one.
+    Each category keeps its first words, in proportion to its size, at least one.
 
     Raises:
         UserError: `vocabulary` is below `MIN_VOCABULARY` or above `MAX_VOCABULARY`.
@@ -48,7 +48,7 @@ class Grammar:
         self.words = {category: WORDS[category][:size] for category, size in _shares(vocabulary).items()}
 
     def sentence(self, rng: random.Random) -> str:
-        """Draw one sentence: lower case, no punctuation, `MIN_WORDS` to `MAX_WORDS` words."""
+        """Draw a sentence: lower case, no punctuation, `MIN_WORDS` to `MAX_WORDS` words."""
         while True:
             words = self._expand("SENTENCE", rng)
             if MIN_WORDS <= len(words) <= MAX_WORDS:
@@ -61,7 +61,7 @@ class Grammar:
 
 
 def _shares(vocabulary: int) -> dict[str, int]:
-    """Words kept of each category: one, plus a share of the rest; largest remainders make it exact."""
+    """Words of each category: one, plus a share of the rest, rounded by largest remainders."""
     spare = {category: len(words) - 1 for category, words in WORDS.items()}
     left = vocabulary - len(WORDS)
     exact = {category: left * extra / sum(spare.values()) for category, extra in spare.items()}
