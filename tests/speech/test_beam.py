@@ -24,7 +24,7 @@ from blocksparse_rnn.training.train import train
 
 ROOT = CONF.parent
 sys.path.append(str(ROOT / "benchmarks"))
-from beam_search import decode, listen, write_arpa  # noqa: E402
+from beam_search import decode, logits_of, write_arpa  # noqa: E402
 
 ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz '")
 
@@ -141,7 +141,7 @@ def test_a_finished_run_is_tested_again_without_training(tone_settings, monkeypa
     assert result["trained"] == recipe(trained)  # what it may be compared with depends on that
     assert 0 < result["dev_cer"] <= 1.5
     # Its folder is a run's, decoder and weights in it.
-    edits, _ = decode(listen(run.path, "test"), beam(alpha=0.5))
+    edits, _ = decode(logits_of(run.path, "test"), beam(alpha=0.5))
     assert edits.cer == pytest.approx(result["cer"])
     with pytest.raises(UserError, match=r"trained with other settings \(model.hidden_size"):
         tone_settings(*again, "width=8")
