@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,19 +37,7 @@ RECIPE = Recipe(
 
 
 def corpus(folder: Path, **changes) -> SynthSpeech:
-    settings = {
-        "folder": str(folder),
-        "hours": 0.01,
-        "vocabulary": 120,
-        "accents": ["en-us", "en-gb"],
-        "voices": 8,
-        "snr_db": [20, 40],
-        "rate_wpm": [130, 180],
-        "pitch": [35, 65],
-        "seed": 0,
-        "workers": 2,
-    }
-    return SynthSpeech(**(settings | changes))
+    return SynthSpeech(**(asdict(RECIPE) | {"folder": str(folder), "workers": 2} | changes))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -135,11 +123,6 @@ class TestCorpus:
             assert statistics.mean(differ) == pytest.approx(0.3, abs=4 * deviation)
         about = [json.loads((made.folder / "corpus.json").read_text()) for made in (built, mistyped)]
         assert about[0]["unseen_test_trigrams"] == about[1]["unseen_test_trigrams"]
-
-    def test_no_sentence_is_in_two_splits(self, built):
-        texts = {split: {u.text for u in utterances} for split, utterances in built.prepare().items()}
-        assert not texts["train"] & (texts["dev"] | texts["test"])
-        assert not texts["dev"] & texts["test"]
 
     def test_audio_is_mono_16_bit_flac_below_clipping_and_not_silent(self, built):
         for utterances in built.prepare().values():
@@ -331,13 +314,6 @@ class TestInterruption:
         _, errors = process.communicate(timeout=200)
         assert "UserError: a process that synthesises the corpus died" in errors.splitlines()[-1]
         assert not any(map(alive, workers))
-        assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
-
-    def test_a_file_that_cannot_grow_is_one_line(self, tmp_path):
-        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
-        process = run(limit + BUILD, tmp_path, 0.01)
-        _, errors = process.communicate(timeout=200)
-        assert "UserError: cannot write" in errors.splitlines()[-1]
         assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
