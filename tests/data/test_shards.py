@@ -2,11 +2,9 @@
 
 import gzip
 import io
-import itertools
 import json
 import os
 import tarfile
-import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +19,7 @@ from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Manifests
-from blocksparse_rnn.data.sampler import BucketBatchSampler
-from blocksparse_rnn.data.shards import Shard, ShardBatchSampler, ShardedUtterances, Shards, write_shards
+from blocksparse_rnn.data.shards import ShardedUtterances, Shards, write_shards
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.speech.alphabet import Alphabet
@@ -179,18 +176,6 @@ def test_a_shard_belongs_to_train_or_to_what_judges_it(written, tmp_path):
         corpus(tmp_path, "link", test=str(written[0] / "train-000001.tar")).prepare()
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_one_window_gives_the_order_of_files(written, parts):
-    found, utterances = usable(written[0], window=99), written[1]
-    files = BucketBatchSampler([u.duration for u in utterances], batch=4, epochs_per_pass=parts, seed=3)
-    shards = ShardBatchSampler(found, batch=4, epochs_per_pass=parts, seed=3)
-    assert len(files) == len(shards) == 6 // parts
-    for epoch in range(2 * parts + 1):
-        files.set_epoch(epoch)
-        shards.set_epoch(epoch)
-        assert list(files) == list(shards)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(written, world, workers):
@@ -217,51 +202,6 @@ def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(written, world
         assert len(set(files)) == 23
         epochs.append(files)
     assert epochs[0] != epochs[1]
-
-
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_epochs_of_a_pass_share_what_the_shards_hold(written, parts):
-    sampler = ShardBatchSampler(usable(written[0]), batch=4, epochs_per_pass=parts, seed=0)
-    for number in range(2):
-        heard: list[int] = []
-        for part in range(parts):
-            sampler.set_epoch(number * parts + part)
-            batches = list(sampler)
-            assert len(batches) == len(sampler) == 6 // parts
-            heard += itertools.chain.from_iterable(batches)
-        assert len(heard) == len(set(heard)) > 23 - parts * 4
-
-
-@pytest.mark.parametrize(("parts", "done"), [(1, 0), (1, 5), (2, 1), (3, 0)])
-def test_resuming_goes_on_in_mid_epoch(written, parts, done):
-    whole, resumed = (
-        ShardBatchSampler(usable(written[0]), batch=4, epochs_per_pass=parts, seed=0) for _ in range(2)
-    )
-    whole.set_epoch(2)
-    resumed.resume(2, done)
-    assert list(resumed) == list(whole)[done:]
-
-
-def test_memory_stays_while_a_corpus_grows_16_times(tmp_path):
-    """Indices of shards without their audio: what the order of an epoch needs."""
-    peaks = []
-    for shards in (8, 32, 128):
-        made = []
-        for number in range(shards):
-            index = tmp_path / f"{shards}-{number}.jsonl"
-            rows = [[f"{i}.flac", 512, 1000, 1 + (i * 37 % 101) / 10, "abc abc", None] for i in range(50)]
-            index.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            made.append(Shard(tmp_path / f"{number}.tar", index))
-        found = ShardedUtterances(made, window=4, longest=60.0)
-        tracemalloc.start()
-        split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))
-        sampler = ShardBatchSampler(found, batch=8, seed=0)
-        sampler.set_epoch(1)
-        seen = sum(found[index].duration > 0 for batch in sampler for index in batch)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        assert seen == 50 * shards
-    assert peaks[2] < 1.25 * peaks[0]
 
 
 def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp_path):

@@ -102,10 +102,11 @@ class TestCorpus:
         assert replace(RECIPE, hours=20.0, held_out=0.5).seconds("train") == 72000
         assert replace(RECIPE, hours=20.0, held_out=0.5).seconds("test") == 1800
 
-    def test_what_is_not_given_leaves_the_name_as_it_was(self):
+    def test_the_name_changes_with_each_setting_and_with_nothing_else(self):
         assert RECIPE.name == "synth-0.01h-120w-71ae6f32"
-        assert replace(RECIPE, held_out=0.5).name != RECIPE.name
-        assert replace(RECIPE, typos=0.1).name != RECIPE.name
+        changes = {"held_out": 0.5, "typos": 0.1, "pitch": (35, 66), "seed": 1}
+        names = [replace(RECIPE, **{key: value}).name for key, value in changes.items()]
+        assert len({RECIPE.name, *names}) == 5
 
     def test_typos_change_what_is_written_and_not_what_is_said(self, built, tmp_path):
         mistyped = corpus(tmp_path, typos=0.3)
@@ -141,10 +142,6 @@ class TestCorpus:
         assert about["utterances"]["train"] == len(built.prepare()["train"])
         assert 0 <= about["unseen_test_trigrams"] <= 1
         assert built.folder.name.startswith("synth-0.01h-120w-")
-
-    def test_worker_count_and_place_do_not_name_it(self, tmp_path):
-        assert corpus(tmp_path, workers=None).folder.name == corpus(tmp_path / "x").folder.name
-        assert corpus(tmp_path, pitch=[35, 66]).folder.name != corpus(tmp_path).folder.name
 
 
 class TestVoices:

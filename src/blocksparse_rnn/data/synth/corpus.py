@@ -144,7 +144,7 @@ class SynthSpeech:
         total_hours = sum(self.recipe.seconds(split) for split in SPLITS) / 3600
         with (
             ThreadPoolExecutor(self.workers) as threads,
-            SpeakerWorkers(self.recipe, self.workers) as workers,
+            contextlib.closing(SpeakerWorkers(self.recipe, self.workers)) as workers,
             tqdm(
                 desc="synthesising",
                 total=total_hours,

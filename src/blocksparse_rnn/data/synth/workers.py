@@ -10,7 +10,6 @@ import sys
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 from blocksparse_rnn.data.synth.speaker import Recipe, Speaker, Spoken
 from blocksparse_rnn.errors import UserError
@@ -33,12 +32,10 @@ class SpeakerWorkers:
         self.count = count
         self.processes: list[subprocess.Popen[bytes]] = []
         self.idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-
-    def __enter__(self) -> "SpeakerWorkers":
         # Otherwise numerical libraries would start a thread per core in each of them.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
-            for _ in range(self.count):
+            for _ in range(count):
                 process = subprocess.Popen(
                     [sys.executable, "-c", self._program, *sys.path],
                     stdin=subprocess.PIPE,
@@ -49,18 +46,13 @@ class SpeakerWorkers:
                 self.processes.append(process)
                 self.idle.put(process)
         except OSError as error:
-            self._end()
+            self.close()
             raise UserError(
-                f"data.workers={self.count}: cannot start as many processes ({error.strerror}); lower data.workers"
+                f"data.workers={count}: cannot start as many processes ({error.strerror}); lower data.workers"
             ) from error
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the processes."""
         for process in self.processes:
             process.kill()
         for process in self.processes:
