@@ -175,16 +175,13 @@ def test_findings_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     assert changed.problem == "the file is empty (0 bytes)"
 
 
-def test_a_bad_line_of_a_manifest_is_a_reject_and_a_missing_manifest_an_error(tmp_path):
+def test_a_bad_line_of_a_manifest_is_a_reject_and_a_missing_manifest_an_error(tmp_path, tones):
     soundfile.write(tmp_path / "a.wav", sing(), RATE)
     lines = [manifest_line(Utterance(tmp_path / "a.wav", 1.0, "a"), tmp_path), "{}\n", "no json\n"]
     (tmp_path / "m.jsonl").write_text(
         "".join(lines) + '{"audio_filepath": "a.wav", "duration": -1, "text": ""}'
     )
-    (tmp_path / "rest.jsonl").touch()  # only a training minds
-    names = dict.fromkeys(("dev", "test"), str(tmp_path / "rest.jsonl"))
-    common = {"longest": None, "folder": str(tmp_path), "workers": None}
-    found = Manifests(train=str(tmp_path / "m.jsonl"), **names, **common).prepare()["train"]
+    found = manifests(tones, train=str(tmp_path / "m.jsonl")).prepare()["train"]
     assert [u.problem is None for u in found] == [True, False, False, False]
     assert found[2].problem.startswith("line 3: each line must be a JSON object")
     with pytest.raises(UserError, match="cannot read the manifest"):
@@ -203,22 +200,28 @@ def test_weights_are_how_often_an_utterance_comes(weights, seed):
         assert sum(drawn[i] for i in members) == pytest.approx(weight * len(members), abs=0.51)
 
 
-def test_several_manifests_with_weights_make_a_split(tone_settings, tones):
-    more = tones["dev"].with_name("more.jsonl")
-    shutil.copy(tones["dev"], more)
-    both = f"data.train=[{{path: {tones['train']}, weight: 1.5}}, {more}]"
-    settings = tone_settings(both, "trainer.max_epochs=1")
-    result = train(settings)
-    assert result["steps"] == -(-(40 * 3 // 2 + 6) // 8)
+def manifests(tones, **changes) -> Manifests:
+    common = {split: str(path) for split, path in tones.items()}
+    return Manifests(
+        **(common | {"longest": None, "folder": str(tones["dev"].parent), "workers": 1} | changes)
+    )
+
+
+def test_several_manifests_with_weights_make_a_split(tones):
+    train = [{"path": str(tones["train"]), "weight": 1.5}, str(tones["dev"].with_name("more.jsonl"))]
+    shutil.copy(tones["dev"], train[1])
+    splits = manifests(tones, train=train).prepare()
+    data = SpeechData(splits, Alphabet("abcd "), sample_rate=RATE, batch=8, seed=0, workers=0)
+    assert len(data.train_dataloader()) == -(-(40 * 3 // 2 + 6) // 8)
     with pytest.raises(UserError, match=r"data.train: .*: must be a manifest with a weight above 0"):
-        tone_settings(f"data.train=[{{path: {tones['train']}, weight: -1}}]")
+        manifests(tones, train=[{"path": train[1], "weight": -1}])
 
 
-def test_a_manifest_belongs_to_train_or_to_what_judges_it(tone_settings, tones):
+def test_a_manifest_belongs_to_train_or_to_what_judges_it(tones):
     there = f"{tones['dev'].parent}/../{tones['dev'].parent.name}/dev.jsonl"
     with pytest.raises(UserError, match=r"data\.train and data\.dev both have .*dev\.jsonl; "):
-        tone_settings(f"data.train=[{tones['train']}, {there}]")
-    tone_settings(f"data.test={tones['dev']}")
+        manifests(tones, train=[str(tones["train"]), there])
+    manifests(tones, test=str(tones["dev"]))
 
 
 def test_a_manifest_without_utterances_is_an_error(tone_settings, tmp_path):

@@ -67,7 +67,7 @@ def recordings(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def prepared(recordings, tmp_path_factory) -> tuple[Path, str]:
-    """The output folder and the report, of the command as it is typed."""
+    """The output folder and the report of the command."""
     out = tmp_path_factory.mktemp("prepared")
     typed = [recordings[0], out, "--dev", 0.1, "--test", 0.1, "scale=mini", f"corpora={out / 'corpora'}"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as report:
@@ -104,7 +104,7 @@ def test_training_runs_on_what_prepare_wrote_and_on_the_raw_folder_alike(recordi
     seconds = sum(u.duration for u in read_manifest(out / "train.jsonl"))
     assert train(tone_settings(*splits, *few))["train_hours"] == pytest.approx(seconds / 3600, abs=1e-4)
 
-    # A manifest of everything, bad ones included, as somebody else's program may have written it.
+    # A manifest of everything, bad recordings included, as another program may have written it.
     raw = out / "raw.jsonl"
     raw.write_text("".join(manifest_line(u, out) for u in read_layout(folder)))
     settings = tone_settings(*splits[1:], f"data.train={raw}", "text=english", *few)

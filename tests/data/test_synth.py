@@ -259,25 +259,21 @@ class TestDamage:
         assert copy.prepare()["train"]
 
 
-def run(code: str, *arguments: object, **options) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])},
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
+def build(folder: Path, hours: float) -> subprocess.Popen:
+    """A process of its own that builds a corpus, and that Ctrl-C ends even if the tests run in the background."""
+    code = (
+        "import signal, sys, pathlib, test_synth; signal.signal(signal.SIGINT, signal.default_int_handler); "
     )
-
-
-BUILD = "import sys, pathlib, test_synth as t; t.corpus(pathlib.Path(sys.argv[1]), hours=float(sys.argv[2])).prepare()"
+    code += f"test_synth.corpus(pathlib.Path({str(folder)!r}), hours={hours}).prepare()"
+    path = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks processes up in /proc")
 class TestInterruption:
     def start_long_build(self, folder: Path) -> tuple[subprocess.Popen, list[int]]:
-        # As in a terminal: where the tests themselves run in the background, Ctrl-C is ignored.
-        heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        process = run(heard + BUILD, folder, 1)
+        process = build(folder, 1)
         wait_for(lambda: len(list(folder.glob(".*partial/audio/train/*"))) > 10)
         workers = children(process.pid)
         assert len(workers) == 2
@@ -297,19 +293,19 @@ class TestInterruption:
         assert digests(again.folder) == digests(built.folder)
         assert not list(tmp_path.glob(".*partial"))
 
-    def test_ctrl_c_leaves_neither_corpus_nor_workers(self, tmp_path):
+    @pytest.mark.parametrize("victim", ["build", "worker"])
+    def test_an_interrupted_build_leaves_neither_corpus_nor_workers(self, tmp_path, victim):
         process, workers = self.start_long_build(tmp_path)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=200)
-        assert "KeyboardInterrupt" in errors
-        assert not any(map(alive, workers))
-        assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
-
-    def test_a_killed_worker_ends_the_build_with_one_line(self, tmp_path):
-        process, workers = self.start_long_build(tmp_path)
-        os.kill(workers[0], signal.SIGKILL)
-        _, errors = process.communicate(timeout=200)
-        assert "UserError: a process that synthesises the corpus died" in errors.splitlines()[-1]
+        if victim == "build":
+            process.send_signal(signal.SIGINT)
+        else:
+            os.kill(workers[0], signal.SIGKILL)
+        last = process.communicate(timeout=200)[1].splitlines()[-1]
+        expected = {
+            "build": "KeyboardInterrupt",
+            "worker": "UserError: a process that synthesises the corpus died",
+        }
+        assert expected[victim] in last
         assert not any(map(alive, workers))
         assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 

@@ -1,4 +1,4 @@
-"""Beam search with a language model: reads what greedy decoding misses, and is tuned without training."""
+"""Beam search with a language model: fewer errors than greedy decoding, tuned without training."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def beam(**settings) -> BeamDecoder:
 
 
 def utter(text: str, noise: float, seed: int) -> torch.Tensor:
-    """Logits (1, T, V) of somebody who mumbles."""
+    """Noisy logits (1, T, V) of a text."""
     letters = [i for letter in ALPHABET.encode(text) for i in (ALPHABET.blank, letter, letter)]
     generator = torch.Generator().manual_seed(seed)
     logits_1TV = noise * torch.randn(1, len(letters), len(ALPHABET), generator=generator)
@@ -64,7 +64,7 @@ def rates(decoder, texts, noise=1.8) -> ErrorCounts:
     return counts
 
 
-def test_a_language_model_halves_the_errors_on_mumbled_sentences(sentences, arpa):
+def test_a_language_model_halves_the_errors_on_noisy_logits(sentences, arpa):
     texts = [text for text in sentences if len(text) < 60][:15]
     greedy, searched = rates(GreedyDecoder(), texts), rates(beam(lm=arpa), texts)
     assert greedy.wer > 0.3
@@ -126,7 +126,7 @@ def test_mistakes_show_before_training(tone_settings, tmp_path, monkeypatch):
         train(tone_settings("decoder=beam", f"decoder.lm={tmp_path / 'lm.arpa'}"))
 
 
-def test_a_finished_run_is_tested_again_without_training(tone_settings, monkeypatch):
+def test_a_finished_run_is_re_evaluated_without_training(tone_settings, monkeypatch):
     trained = tone_settings()
     before = train(trained)
     source = RunFolder.of(trained)
@@ -147,11 +147,11 @@ def test_a_finished_run_is_tested_again_without_training(tone_settings, monkeypa
         tone_settings(*again, "width=8")
     with pytest.raises(UserError, match=r"trained with other settings \(seed\)"):
         tone_settings(*again, "seed=1")
-    # And is nobody's dense run, though it stands first by name.
+    # It is not taken for the dense run, though it is first by name.
     found = find_dense(trained, "auto")
     assert found is not None
     assert found.source == f"dense run {source.path.name}"
-    # What the first rank has chosen counts, whatever this one would: it looks a moment later.
+    # The first rank chooses for all.
     monkeypatch.setattr(distributed, "from_first", lambda chosen: None)
     assert find_dense(trained, "auto") is None
 

@@ -1,4 +1,4 @@
-"""Texts become what is said; every example of the documentation holds."""
+"""Texts are normalised as in the table of the documentation."""
 
 import re
 import sys
