@@ -1,6 +1,6 @@
-"""What a language model brings: error rates of a run's recogniser with greedy and with beam search.
+"""Error rates of a run with greedy decoding and with beam search, with and without a language model.
 
-The model is a bigram of the run's own training texts; alpha and beta are chosen on dev, rates are of test.
+The language model is a bigram of the run's training texts; alpha and beta are chosen on dev, error rates are of test.
 
 python src/train.py experiment=demo
 python benchmarks/beam_search.py outputs/demo/RUN [--json results.json]
@@ -32,14 +32,14 @@ DISCOUNT = 0.5
 
 
 def write_arpa(texts: Iterable[str], path: Path) -> None:
-    """A bigram model with absolute discounting in ARPA's format; `lmplz` of KenLM makes better ones."""
+    """A bigram model with absolute discounting in ARPA format; KenLM's `lmplz` makes better ones."""
     pairs: Counter[tuple[str, str]] = Counter()
     for text in texts:
         pairs.update(itertools.pairwise(["<s>", *text.split(), "</s>"]))
     follows = Counter(second for _, second in pairs.elements())
     starts = Counter(first for first, _ in pairs.elements())
     kinds = Counter(first for first, _ in pairs)
-    total = sum(follows.values()) + 1  # one for what was never seen
+    total = sum(follows.values()) + 1  # one for unseen words
     unigram = {word: count / total for word, count in follows.items()} | {"<unk>": 1 / total}
     seen: dict[str, float] = Counter()
     for first, second in pairs:
@@ -67,13 +67,13 @@ def decode(logits: list, decoder) -> tuple[ErrorCounts, float]:
     """Error counts over a split, and the seconds that decoding took."""
     counts, started = ErrorCounts(), time.perf_counter()
     for logits_BTV, frames, texts, alphabet in logits:
-        for reference, heard in zip(texts, decoder(logits_BTV, frames, alphabet), strict=True):
-            counts.add(reference, heard)
+        for reference, hypothesis in zip(texts, decoder(logits_BTV, frames, alphabet), strict=True):
+            counts.add(reference, hypothesis)
     return counts, time.perf_counter() - started
 
 
 @torch.inference_mode()
-def listen(run: Path, split: str) -> list:
+def logits_of(run: Path, split: str) -> list:
     """Logits of a split of the corpus that a run was trained on."""
     settings = RunFolder.existing(run).settings()
     recogniser = build_recogniser(settings).eval()
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     settings = RunFolder.existing(arguments.run).settings()
-    dev, test = listen(arguments.run, "dev"), listen(arguments.run, "test")
+    dev, test = logits_of(arguments.run, "dev"), logits_of(arguments.run, "test")
     with tempfile.TemporaryDirectory() as folder:
         arpa = Path(folder) / "words.arpa"
         write_arpa((u.text for u in build(settings["data"]).prepare()["train"] if u.problem is None), arpa)

@@ -1,10 +1,9 @@
-"""Does data starve training? Frames that loading gives, beside those that a training step takes.
+"""Is data loaded as fast as training uses it? Frames of 10 ms per second of both.
 
-Frames are of 10 ms. Loading is measured in the training's process and with 2 worker processes, with and without
-augmentation, from files and from shards; a step's need is measured for recognisers of the mini scale on one
-core of this CPU, and reckoned for those of the paper's scale on one GPU: operations of a step over what such a
-GPU does in a second. Seconds are those of the processor, of the busiest process, so that a busy machine says the
-same; each process needs a core.
+Loading is measured in the training process and with 2 workers, with and without augmentation, from files and from
+shards. Training is measured at mini scale on one core of this CPU, and estimated at paper scale on one GPU: operations
+of a step over those of the GPU per second. Times are CPU times of the busiest process, so that other load on the
+machine does not change them; each process needs a core.
 
 python benchmarks/input_speed.py [--hours 0.25] [--json results.json]
 """
@@ -31,13 +30,13 @@ from blocksparse_rnn.training.train import build_recogniser
 
 HOP = 0.01  # seconds
 GPU_FLOPS = 989e12  # dense bf16 of an H100 SXM, as its data sheet says
-GPU_SHARE = 0.4  # of that, which a recurrent network can hardly exceed: the more, the hungrier
+GPU_SHARE = 0.4  # of that, an upper bound for recurrent networks
 MINI = [("rnn", 176), ("rnn", 640), ("gru", 640)]
 PAPER = [("gru", 2560), ("rnn", 1760)]
 
 
 def loading(data: SpeechData) -> float:
-    """Frames a second of an epoch's loading, by the processor time of the busiest process."""
+    """Frames per second of loading an epoch, by the CPU time of the busiest process."""
     loader = data.train_dataloader()
     frames, started, others = 0.0, time.process_time(), children_seconds()
     batches = iter(loader)
@@ -45,19 +44,19 @@ def loading(data: SpeechData) -> float:
         frames += sum(batch.samples) / data.datasets["train"].sample_rate / HOP
     busiest = time.process_time() - started
     if data.workers:
-        batches._shutdown_workers()  # type: ignore[attr-defined]  # their time is told when they have ended
+        batches._shutdown_workers()  # type: ignore[attr-defined]  # the time of a process is known once it has ended
         busiest = max(busiest, (children_seconds() - others) / data.workers)
     return frames / busiest
 
 
 def children_seconds() -> float:
-    """Processor time of all processes that this one has started and that have ended."""
+    """CPU time of all finished child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def need_here(settings: dict, data: SpeechData, steps: int = 6) -> float:
-    """Frames a second that training takes on this CPU: forward, backward and update."""
+    """Frames per second of training on this CPU: forward, backward and update."""
     recogniser = build_recogniser(settings)
     optimizer = torch.optim.AdamW(recogniser.parameters(), lr=1e-4)
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(steps + 1), strict=False)]
@@ -74,11 +73,11 @@ def need_here(settings: dict, data: SpeechData, steps: int = 6) -> float:
 
 
 def need_on_gpu(settings: dict) -> dict:
-    """Frames a second that a GPU can take: a step has 6 operations a weight and frame of the matrices."""
+    """Frames per second that a GPU can train at most: 6 operations for each weight in matrices and frame."""
     model, features = build_shapes(settings), build(settings["features"])
     stride = features.frames(160_000) / model.frames(features.frames(160_000))
     weights = count_parameters(model, settings["prunable"]).prunable
-    # Convolutions only add operations; leaving them out makes the need larger than it is.
+    # Without the convolutions, whose operations would only lower the bound.
     flops = 6 * weights / stride
     return {
         "weights": weights,
@@ -139,13 +138,11 @@ def main() -> None:
         mini = compose_settings([*common, f"model={model}", f"width={width}"])
         speed = need_here(mini, data(utterances, 0))
         rows.append({"training": f"{model} {width}", "frames_per_second": speed})
-        print(f"training {model} {width} on one thread here takes {speed:12,.0f} frames/s")
+        print(f"training {model} {width} on one thread {speed:12,.0f} frames/s")
     for model, width in PAPER:
         need = need_on_gpu(compose_settings([f"model={model}", f"width={width}"]))
-        rows.append({"training": f"{model} {width} on a GPU, reckoned", **need})
-        print(
-            f"training {model} {width} on one GPU takes at most {need['frames_per_second']:12,.0f} frames/s"
-        )
+        rows.append({"training": f"{model} {width} on a GPU, estimated", **need})
+        print(f"training {model} {width} on one GPU, at most {need['frames_per_second']:12,.0f} frames/s")
     if arguments.json:
         about = {
             "machine": cpu_name(),

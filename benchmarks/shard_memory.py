@@ -1,7 +1,7 @@
-"""How much memory an epoch over shards takes as the hours grow 1, 4 and 16 times, beside a manifest.
+"""Peak RSS of an epoch over shards and over a manifest, with 1, 4 and 16 times the hours.
 
-Each size has a process of its own, which goes through training's loader and then tells the most memory it
-had. The corpus is synthetic speech; larger ones hold it several times over, as utterances of their own.
+Each size has its own process, which runs through the loader of training. The corpus is synthetic speech, repeated for
+the larger sizes.
 
 python benchmarks/shard_memory.py [--hours 0.25] [--json results.json]
 """
@@ -31,7 +31,7 @@ WINDOW = 4
 
 
 def epoch(kind: str, folder: Path) -> None:
-    """One epoch through the loader, then the peak of this process in MB."""
+    """Run one epoch through the loader and print the peak RSS of this process in MB."""
     torch.set_num_threads(1)
     names = {"train": "train", "dev": "rest", "test": "rest"}
     common = {"longest": None, "folder": str(folder), "workers": 1}
@@ -57,7 +57,7 @@ def epoch(kind: str, folder: Path) -> None:
 
 
 def grow(utterances: list[Utterance], times: int, folder: Path) -> None:
-    """A corpus of several times the utterances, in shards that hold as many each, and in a manifest."""
+    """Write the utterances `times` times, in shards of constant size and in a manifest."""
     many = [replace(u) for _ in range(times) for u in utterances]
     for name, members in (("train", many), ("rest", many[:1])):
         write_shards(members, folder, name, 3)

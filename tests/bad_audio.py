@@ -1,4 +1,4 @@
-"""Ways in which a recording can be bad, or only odd, and what is said of each."""
+"""Ways in which a recording can be unusable, or only unusual, and the reason given for each."""
 
 import shutil
 from collections.abc import Callable
@@ -8,6 +8,12 @@ import numpy as np
 import soundfile
 
 RATE = 16000
+
+
+def sing(seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
+    """A tone of 440 Hz with a little noise."""
+    t = np.arange(int(seconds * rate)) / rate
+    return 0.4 * np.sin(2 * np.pi * 440 * t) + np.random.default_rng(0).normal(0, 0.01, len(t))
 
 
 def _truncated(path: Path) -> None:
@@ -33,27 +39,21 @@ def _stereo(path: Path) -> None:
     soundfile.write(path, np.stack([channel, channel], 1), 44100)
 
 
-def _eight_bits(path: Path) -> None:
-    wave, rate = soundfile.read(path)
-    soundfile.write(path, wave, rate, subtype="PCM_U8")
-
-
-def _wrong_extension(path: Path) -> None:
-    wave, rate = soundfile.read(path)
-    soundfile.write(path, wave, rate, format="FLAC")
+def _rewritten(**form: str) -> Callable[[Path], None]:
+    return lambda path: soundfile.write(path, *soundfile.read(path), **form)
 
 
 WAYS: dict[str, tuple[Callable[[Path], object], str | None]] = {
     # what is done to a .wav beside its .txt, and how the reason begins; None: it can be used
     "truncated": (_truncated, "truncated: "),
     "zero bytes": (lambda wav: wav.write_bytes(b""), "the file is empty (0 bytes)"),
-    "wrong extension": (_wrong_extension, None),
+    "wrong extension": (_rewritten(format="FLAC"), None),
     "text renamed to wav": (lambda wav: shutil.copy(wav.with_suffix(".txt"), wav), "not readable as audio: "),
     "NaN samples": (_not_a_number, "has samples that are not finite numbers"),
     "3 ms": (lambda wav: soundfile.write(wav, np.full(48, 0.1), RATE), "too short for its text: 0 output"),
     "2 h": (_two_hours, "lasts 7200.00 s, longer than the 60 s"),
     "stereo 44.1 kHz": (_stereo, None),
-    "8-bit": (_eight_bits, None),
+    "8-bit": (_rewritten(subtype="PCM_U8"), None),
     "missing": (lambda wav: wav.unlink(), "there is no audio of that name beside it"),
     "empty text": (lambda wav: wav.with_suffix(".txt").write_text(" \n"), "its text is empty"),
     "text too long for CTC": (

@@ -2,30 +2,28 @@
 
 import gzip
 import io
-import itertools
 import json
 import os
 import tarfile
-import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 import webdataset
 
 from blocksparse_rnn.config.compose import compose_settings
+from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
-from blocksparse_rnn.data.sampler import BucketBatchSampler
-from blocksparse_rnn.data.shards import Shard, ShardBatchSampler, ShardedUtterances, Shards, write_shards
-from blocksparse_rnn.data.synth.corpus import SynthSpeech
+from blocksparse_rnn.data.manifest import Manifests
+from blocksparse_rnn.data.shards import ShardedUtterances, Shards, write_shards
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.speech.alphabet import Alphabet
-from blocksparse_rnn.training.train import train
 
 RATE = 16000
 ALPHABET = Alphabet("abc ")
@@ -65,6 +63,12 @@ def usable(folder: Path, window: int = 2, pattern: str = "train-*.tar") -> Shard
     return found
 
 
+def loaded(found: Sequence[Utterance], batch: int = 99, workers: int = 0) -> SpeechData:
+    """The same utterances in each split."""
+    splits = dict.fromkeys(("train", "dev", "test"), found)
+    return SpeechData(splits, ALPHABET, sample_rate=RATE, batch=batch, seed=0, workers=workers)
+
+
 def test_what_goes_in_comes_out_and_webdataset_reads_it_too(written):
     folder, utterances = written
     found = usable(folder)
@@ -84,10 +88,7 @@ def test_shards_of_webdataset_with_folders_and_text_files_are_read(tmp_path):
     assert split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))[1] == []
     [utterance] = found
     assert (utterance.text, utterance.duration) == ("ab", 0.5)
-    parts = SpeechData(
-        dict.fromkeys(("train", "dev", "test"), found), ALPHABET, sample_rate=RATE, batch=1, seed=0, workers=0
-    )
-    [batch] = parts.val_dataloader()
+    [batch] = loaded(found).val_dataloader()
     assert batch.samples == [RATE // 2]
 
 
@@ -135,12 +136,6 @@ def test_what_is_wrong_in_a_shard_is_a_reject(written, tmp_path):
         corpus(tmp_path, "*.tgz").prepare()
 
 
-def in_one_batch(found) -> SpeechData:
-    """The same few utterances in each split."""
-    splits = dict.fromkeys(("train", "dev", "test"), found)
-    return SpeechData(splits, ALPHABET, sample_rate=RATE, batch=99, seed=0, workers=0)
-
-
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24"])
 def test_a_part_of_a_file_keeps_its_loudness_in_a_shard(tmp_path, subtype):
     wave = np.concatenate([np.zeros(RATE), noise(1, 0), [1.5]])
@@ -148,7 +143,7 @@ def test_a_part_of_a_file_keeps_its_loudness_in_a_shard(tmp_path, subtype):
     part = Utterance(tmp_path / "long.wav", 1.0, "ab", offset=1.0)
     write_shards([part], tmp_path, "train", 1)
     found = usable(tmp_path)
-    [read] = in_one_batch(found).val_dataloader()
+    [read] = loaded(found).val_dataloader()
     np.testing.assert_allclose(read.wave_BS[0].numpy(), wave[RATE : 2 * RATE], atol=1e-4)
 
 
@@ -164,7 +159,7 @@ def test_fewer_shards_take_the_place_of_more_also_in_a_folder_with_a_percent_sig
     assert sorted(folder.iterdir()) == sorted([*others, folder / "train-000000.tar"])
 
 
-def test_a_disk_that_fails_while_a_shard_is_inspected_leaves_no_note(written, tmp_path, monkeypatch):
+def test_a_disk_that_fails_while_a_shard_is_inspected_leaves_no_index(written, tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes((written[0] / "train-000000.tar").read_bytes())
     with monkeypatch.context() as patch:
         patch.setattr(tarfile.ExFileObject, "read", lambda *_: os.read(-1, 1))
@@ -179,91 +174,14 @@ def test_a_shard_belongs_to_train_or_to_what_judges_it(written, tmp_path):
         corpus(tmp_path, "link", test=str(written[0] / "train-000001.tar")).prepare()
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_one_window_gives_the_order_of_files(written, parts):
-    found, utterances = usable(written[0], window=99), written[1]
-    files = BucketBatchSampler([u.duration for u in utterances], batch=4, epochs_per_pass=parts, seed=3)
-    shards = ShardBatchSampler(found, batch=4, epochs_per_pass=parts, seed=3)
-    assert len(files) == len(shards) == 6 // parts
-    for epoch in range(2 * parts + 1):
-        files.set_epoch(epoch)
-        shards.set_epoch(epoch)
-        assert list(files) == list(shards)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(written, world, workers):
-    found = usable(written[0])
-    epochs = []
-    for epoch in range(2):
-        files: list[str] = []
-        for rank in range(world):
-            data = SpeechData(
-                dict.fromkeys(("train", "dev", "test"), found),
-                ALPHABET,
-                sample_rate=RATE,
-                batch=6,
-                seed=0,
-                workers=workers,
-            )
-            data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
-            sampler = data._batches("train")
-            sampler.set_epoch(epoch)
-            batches = list(data._loader("train", sampler))
-            assert len(batches) == len(sampler) == 4
-            files += [file for batch in batches for file in batch.files]
-        assert len(files) == 23
-        assert len(set(files)) == 23
-        epochs.append(files)
-    assert epochs[0] != epochs[1]
-
-
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_epochs_of_a_pass_share_what_the_shards_hold(written, parts):
-    sampler = ShardBatchSampler(usable(written[0]), batch=4, epochs_per_pass=parts, seed=0)
-    for number in range(2):
-        heard: list[int] = []
-        for part in range(parts):
-            sampler.set_epoch(number * parts + part)
-            batches = list(sampler)
-            assert len(batches) == len(sampler) == 6 // parts
-            heard += itertools.chain.from_iterable(batches)
-        assert len(heard) == len(set(heard)) > 23 - parts * 4
-
-
-@pytest.mark.parametrize(("parts", "done"), [(1, 0), (1, 1), (1, 3), (1, 5), (2, 1), (3, 0)])
-def test_resuming_goes_on_in_mid_epoch(written, parts, done):
-    found = usable(written[0])
-    sampler = ShardBatchSampler(found, batch=4, epochs_per_pass=parts, seed=0)
-    sampler.set_epoch(2)
-    whole = list(sampler)
-    assert len(whole) == len(sampler)
-    fresh = ShardBatchSampler(found, batch=4, epochs_per_pass=parts, seed=0)
-    fresh.resume(2, done)
-    assert list(fresh) == whole[done:]
-
-
-def test_memory_stays_while_a_corpus_grows_16_times(tmp_path):
-    """Notes of shards without their audio: what an epoch's order takes."""
-    peaks = []
-    for shards in (8, 32, 128):
-        made = []
-        for number in range(shards):
-            notes = tmp_path / f"{shards}-{number}.jsonl"
-            rows = [[f"{i}.flac", 512, 1000, 1 + (i * 37 % 101) / 10, "abc abc", None] for i in range(50)]
-            notes.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            made.append(Shard(tmp_path / f"{number}.tar", notes))
-        found = ShardedUtterances(made, window=4, longest=60.0)
-        tracemalloc.start()
-        split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))
-        sampler = ShardBatchSampler(found, batch=8, seed=0)
-        sampler.set_epoch(1)
-        seen = sum(found[index].duration > 0 for batch in sampler for index in batch)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        assert seen == 50 * shards
-    assert peaks[2] < 1.25 * peaks[0]
+def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(written, world):
+    files: list[str] = []
+    for rank in range(world):
+        data = loaded(usable(written[0]), batch=6, workers=2)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        files += (file for batch in data.train_dataloader() for file in batch.files)
+    assert len(files) == len(set(files)) == 23
 
 
 def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp_path):
@@ -271,7 +189,7 @@ def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp
     (tmp_path / "b.tar").write_bytes((written[0] / "train-000001.tar").read_bytes())
     found = corpus(tmp_path, "*.tar").prepare()["train"]
     split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))
-    data = in_one_batch(found)
+    data = loaded(found)
     (tmp_path / "a.tar").unlink()
     [batch] = data.train_dataloader()
     assert len(batch.files) == len(found)
@@ -279,48 +197,28 @@ def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp
     assert all("a.tar: No such file" in reason for _, reason in batch.unreadable)
 
 
-def test_the_same_loss_curve_from_synth_from_its_files_and_from_shards(tmp_path):
-    base = ["scale=mini", "model=gru", "width=16", "logger=csv", "batch=4", "trainer.max_epochs=2"]
-    base += ["trainer.accelerator=cpu", "trainer.log_every=1", f"corpora={tmp_path}", "data.hours=0.01"]
-    synth = compose_settings(
-        [*base, "data.vocabulary=100", "epochs_per_pass=null", f"outputs={tmp_path / 'outputs'}"]
-    )
-    node = {key: value for key, value in synth["data"].items() if key != "_target_"}
-    made = SynthSpeech(**node)
+def test_synthetic_speech_its_files_and_its_shards_give_the_same_batches(tmp_path):
+    options = ["scale=mini", f"corpora={tmp_path}", "data.hours=0.01", "data.vocabulary=100"]
+    made = build(compose_settings(options)["data"])
     for split, utterances in made.prepare().items():
         write_shards(utterances, tmp_path, split, 0.2)
     assert len(list(tmp_path.glob("train-*.tar"))) > 1
-    curves = []
-    for data in ("synth", "manifest", "shards"):
-        ends = {
-            "synth": ("", ""),
-            "manifest": (f"{made.folder}/", ".jsonl"),
-            "shards": (f"{tmp_path}/", "-*.tar"),
-        }
-        settings = synth
-        if data != "synth":
-            places = [f"data.{split}='{split.join(ends[data])}'" for split in ("train", "dev", "test")]
-            options = [option for option in base if "hours" not in option]
-            settings = compose_settings(
-                [*options, f"data={data}", *places, f"outputs={tmp_path / 'outputs'}"]
-            )
-        train(settings)
-        rows = RunFolder.of(settings).metrics.read_text().splitlines()
-        curves.append([row.rsplit(",", 1)[0] for row in rows])
-    assert len([row for row in curves[0] if "train/loss" in row]) > 4
-    assert curves[0] == curves[1] == curves[2]
-
-
-def test_prepare_writes_shards_beside_the_manifests(written, tmp_path):
-    from blocksparse_rnn.data.prepare import Request, prepare
-
-    folder, utterances = written
-    for utterance in utterances:
-        utterance.audio.with_suffix(".txt").write_text(utterance.text)
-    settings = compose_settings(["scale=mini", "text=english", f"corpora={tmp_path}"])
-    prepare(Request(folder, tmp_path / "all.jsonl", shards=0.05), settings)
-    found = corpus(tmp_path, "all-*.tar").prepare()["train"]
-    assert split_usable(found, ALPHABET, lambda seconds: int(seconds * 50))[1] == []
-    assert len(found) == 23
-    with tarfile.open(next(tmp_path.glob("all-*.tar"))) as archive:
-        assert {member.mtime for member in archive} == {0}
+    paths = {split: str(made.folder / f"{split}.jsonl") for split in ("train", "dev", "test")}
+    files = Manifests(**paths, longest=None, folder=str(tmp_path), workers=1)
+    shards = corpus(tmp_path, "train-*.tar", **{s: str(tmp_path / f"{s}-*.tar") for s in ("dev", "test")})
+    alphabet, epochs = Alphabet("abcdefghijklmnopqrstuvwxyz '"), []
+    for each in (made, files, shards):
+        splits = each.prepare()
+        for utterances in splits.values():
+            assert not split_usable(utterances, alphabet, lambda seconds: int(seconds * 25))[1]
+        data = SpeechData(splits, alphabet, sample_rate=RATE, batch=4, seed=0, workers=0)
+        loader = data.train_dataloader()
+        batches = [*data.val_dataloader(), *data.test_dataloader()]
+        for epoch in range(2):
+            loader.batch_sampler.sampler.set_epoch(epoch)
+            batches += loader
+        epochs.append(batches)
+    for one, *others in zip(*epochs, strict=True):
+        for other in others:
+            assert torch.equal(one.wave_BS, other.wave_BS)
+            assert one.texts == other.texts

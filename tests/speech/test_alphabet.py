@@ -1,11 +1,9 @@
 """Letters, decoding, error rates."""
 
-import random
-
 import jiwer
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blocksparse_rnn.errors import UserError
@@ -52,43 +50,11 @@ def test_empty_references():
     assert counts.cer == float("inf")
 
 
-def test_error_rates_of_10000_pairs_equal_jiwer():
-    rng = random.Random(0)
-    corners = [
-        ("a", ""),
-        ("a b", "ab"),
-        ("ab", "a b"),
-        ("a", "a"),
-        ("a a a", "a"),
-        ("äé 'n", "aé n"),
-        ("a", "b c d"),
-    ]
-    pairs = corners + [
-        tuple(
-            " ".join("".join(rng.choices("abcd'é", k=rng.randint(1, 6))) for _ in range(rng.randint(1, 9)))
-            for _ in "rh"
-        )
-        for _ in range(10_000 - len(corners))
-    ]
-    total = ErrorCounts()
-    # The corners one by one, the others in tens: jiwer takes its time.
-    for few in [
-        *([pair] for pair in corners),
-        *(pairs[i : i + 10] for i in range(len(corners), len(pairs), 10)),
-    ]:
-        counts = ErrorCounts()
-        for pair in few:
-            counts.add(*pair)
-            total.add(*pair)
-        references, hypotheses = map(list, zip(*few, strict=True))
-        assert counts.cer == pytest.approx(jiwer.cer(references, hypotheses))
-        assert counts.wer == pytest.approx(jiwer.wer(references, hypotheses))
-    references, hypotheses = map(list, zip(*pairs, strict=True))
-    assert total.cer == pytest.approx(jiwer.cer(references, hypotheses))
-    assert total.wer == pytest.approx(jiwer.wer(references, hypotheses))
-
-
-@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4))
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(WORDS, WORDS | st.just("")), min_size=1, max_size=4))
+@example([("a", "")])
+@example([("a b", "ab"), ("ab", "a b")])
+@example([("a a a", "a"), ("äé 'n", "aé n"), ("a", "b c d")])
 def test_error_rates_equal_jiwer(pairs):
     counts = ErrorCounts()
     for reference, hypothesis in pairs:

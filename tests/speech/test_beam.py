@@ -1,4 +1,4 @@
-"""Beam search with a language model: reads what greedy decoding misses, and is tuned without training."""
+"""Beam search with a language model: fewer errors than greedy decoding, tuned without training."""
 
 import json
 import random
@@ -24,7 +24,7 @@ from blocksparse_rnn.training.train import train
 
 ROOT = CONF.parent
 sys.path.append(str(ROOT / "benchmarks"))
-from beam_search import decode, listen, write_arpa  # noqa: E402
+from beam_search import decode, logits_of, write_arpa  # noqa: E402
 
 ALPHABET = Alphabet("abcdefghijklmnopqrstuvwxyz '")
 
@@ -35,7 +35,7 @@ def beam(**settings) -> BeamDecoder:
 
 
 def utter(text: str, noise: float, seed: int) -> torch.Tensor:
-    """Logits (1, T, V) of somebody who mumbles."""
+    """Noisy logits (1, T, V) of a text."""
     letters = [i for letter in ALPHABET.encode(text) for i in (ALPHABET.blank, letter, letter)]
     generator = torch.Generator().manual_seed(seed)
     logits_1TV = noise * torch.randn(1, len(letters), len(ALPHABET), generator=generator)
@@ -64,7 +64,7 @@ def rates(decoder, texts, noise=1.8) -> ErrorCounts:
     return counts
 
 
-def test_a_language_model_halves_the_errors_on_mumbled_sentences(sentences, arpa):
+def test_a_language_model_halves_the_errors_on_noisy_logits(sentences, arpa):
     texts = [text for text in sentences if len(text) < 60][:15]
     greedy, searched = rates(GreedyDecoder(), texts), rates(beam(lm=arpa), texts)
     assert greedy.wer > 0.3
@@ -86,7 +86,7 @@ def test_words_of_a_lexicon_are_all_that_is_written(tmp_path, capsys):
     decoder = beam(lexicon=str(words))
     assert decoder(utter("cab car", 0.1, 0), [21], ALPHABET)[0].split()[1] == "car"
     assert (
-        "1 of 3 words have letters that the alphabet lacks and are never written, such as 'café'"
+        "left out 1 of 3 words, which have letters outside the alphabet, such as 'café'"
         in capsys.readouterr().out
     )
     assert set(decoder(utter("dog", 0.1, 0), [9], ALPHABET)[0].split()) <= {"cat", "car"}
@@ -104,13 +104,13 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         command_line_problems(["decoder=beam", "decoder.lm=nowhere"])[0] == "decoder.lm=nowhere: no such file"
     )
     (tmp_path / "lm.arpa").write_bytes(b"\x80binary")
-    with pytest.raises(UserError, match="no words can be read from it, it isn't in ARPA's format"):
+    with pytest.raises(UserError, match="is not in ARPA format, so its words cannot be read"):
         beam(lm=str(tmp_path / "lm.arpa"))(utter("a", 0.1, 0), [3], ALPHABET)
     (tmp_path / "words.txt").write_bytes("café\nword\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"decoder\.lexicon=.*words\.txt: 'utf-8' codec"):
         beam(lexicon=str(tmp_path / "words.txt"))(utter("a", 0.1, 0), [3], ALPHABET)
     (tmp_path / "words.txt").write_text("word\n")
-    with pytest.raises(UserError, match=r"decoder\.lm=.*lm\.arpa: KenLM can't read it: ."):
+    with pytest.raises(UserError, match=r"decoder\.lm=.*lm\.arpa: KenLM cannot read it: ."):
         beam(lm=str(tmp_path / "lm.arpa"), lexicon=str(tmp_path / "words.txt"))(
             utter("a", 0.1, 0), [3], ALPHABET
         )
@@ -122,11 +122,11 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
 def test_mistakes_show_before_training(tone_settings, tmp_path, monkeypatch):
     (tmp_path / "lm.arpa").write_text("not a language model\n")
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
-    with pytest.raises(UserError, match="it isn't in ARPA's format"):
+    with pytest.raises(UserError, match="is not in ARPA format"):
         train(tone_settings("decoder=beam", f"decoder.lm={tmp_path / 'lm.arpa'}"))
 
 
-def test_a_finished_run_is_tested_again_without_training(tone_settings, monkeypatch):
+def test_a_finished_run_is_re_evaluated_without_training(tone_settings, monkeypatch):
     trained = tone_settings()
     before = train(trained)
     source = RunFolder.of(trained)
@@ -141,17 +141,17 @@ def test_a_finished_run_is_tested_again_without_training(tone_settings, monkeypa
     assert result["trained"] == recipe(trained)  # what it may be compared with depends on that
     assert 0 < result["dev_cer"] <= 1.5
     # Its folder is a run's, decoder and weights in it.
-    edits, _ = decode(listen(run.path, "test"), beam(alpha=0.5))
+    edits, _ = decode(logits_of(run.path, "test"), beam(alpha=0.5))
     assert edits.cer == pytest.approx(result["cer"])
     with pytest.raises(UserError, match=r"trained with other settings \(model.hidden_size"):
         tone_settings(*again, "width=8")
     with pytest.raises(UserError, match=r"trained with other settings \(seed\)"):
         tone_settings(*again, "seed=1")
-    # And is nobody's dense run, though it stands first by name.
+    # It is not taken for the dense run, though it is first by name.
     found = find_dense(trained, "auto")
     assert found is not None
     assert found.source == f"dense run {source.path.name}"
-    # What the first rank has chosen counts, whatever this one would: it looks a moment later.
+    # The first rank chooses for all.
     monkeypatch.setattr(distributed, "from_first", lambda chosen: None)
     assert find_dense(trained, "auto") is None
 

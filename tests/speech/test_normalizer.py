@@ -1,4 +1,4 @@
-"""Texts become what is said; every example of the documentation holds."""
+"""Texts are normalised as in the table of the documentation."""
 
 import re
 import sys
@@ -12,12 +12,12 @@ from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.speech.alphabet import Alphabet
-from blocksparse_rnn.speech.normalizer import Normaliser
+from blocksparse_rnn.speech.normalizer import Normalizer
 from blocksparse_rnn.training.train import train
 
 LANGUAGES = ("english", "german")
 SETTINGS = {name: yaml.safe_load((CONF / "text" / f"{name}.yaml").read_text()) for name in LANGUAGES}
-NORMALISERS = {name: build(each["text"]) for name, each in SETTINGS.items()}
+NORMALIZERS = {name: build(each["text"]) for name, each in SETTINGS.items()}
 ALPHABETS = {name: Alphabet(each["alphabet"]) for name, each in SETTINGS.items()}
 ROWS = re.findall(
     r"^\| `([^`]+)` \| `([^`]+)`(?:: unknown (\S+))? \| `([^`]+)`(?:: unknown (\S+))? \|$",
@@ -30,7 +30,7 @@ ROWS = re.findall(
 def test_the_table_of_the_documentation_is_true(row):
     written = row[0]
     for name, said, unknown in zip(LANGUAGES, row[1::2], row[2::2], strict=True):
-        assert NORMALISERS[name](written) == said
+        assert NORMALIZERS[name](written) == said
         assert ALPHABETS[name].unknown(said) == set(unknown)
 
 
@@ -42,8 +42,8 @@ def test_the_table_is_there():
 @settings(max_examples=40)
 @given(text=st.text(max_size=30))
 def test_normalising_twice_changes_nothing_more_and_loses_no_letter(name, text):
-    once = NORMALISERS[name](text)
-    assert NORMALISERS[name](once) == once
+    once = NORMALIZERS[name](text)
+    assert NORMALIZERS[name](once) == once
     assert once == " ".join(once.split())
     assert any(map(str.isalnum, once)) >= any(letter.isascii() and letter.isalnum() for letter in text)
 
@@ -53,7 +53,7 @@ def test_normalising_twice_changes_nothing_more_and_loses_no_letter(name, text):
 def test_texts_in_the_letters_of_the_alphabet_stay(name, data):
     words = st.text(ALPHABETS[name].letters.replace(" ", "").replace("'", ""), min_size=1, max_size=9)
     text = " ".join(data.draw(st.lists(words, max_size=6)))
-    assert NORMALISERS[name](text) == text
+    assert NORMALIZERS[name](text) == text
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -65,8 +65,8 @@ def test_texts_in_the_letters_of_the_alphabet_stay(name, data):
     )
 )
 def test_normalising_numbers_and_quotes_twice_changes_nothing_more(name, parts):
-    once = NORMALISERS[name]("".join(parts))
-    assert NORMALISERS[name](once) == once
+    once = NORMALIZERS[name]("".join(parts))
+    assert NORMALIZERS[name](once) == once
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_normalising_numbers_and_quotes_twice_changes_nothing_more(name, parts):
     ],
 )
 def test_numbers_and_quotes(written, said):
-    assert NORMALISERS["english"](written) == said
+    assert NORMALIZERS["english"](written) == said
 
 
 def test_every_language_of_num2words_says_or_leaves_what_comes():
@@ -93,22 +93,22 @@ def test_every_language_of_num2words_says_or_leaves_what_comes():
         "bn": None,
         "ce": None,
     }.items():
-        said = Normaliser(**(node | {"language": language, "accents": "keep"}))("-1.0 12.5 3rd ½")
+        said = Normalizer(**(node | {"language": language, "accents": "keep"}))("-1.0 12.5 3rd ½")
         assert wanted is None or said.startswith(wanted)
 
 
 def test_numbers_too_large_to_say_stay():
-    assert NORMALISERS["english"]("9" * 400) == "9" * 400
+    assert NORMALIZERS["english"]("9" * 400) == "9" * 400
 
 
 def test_mistakes_are_one_line(monkeypatch):
     node = {key: value for key, value in SETTINGS["english"]["text"].items() if key != "_target_"}
     with pytest.raises(UserError, match=r"text\.language=klingon: num2words knows .*en"):
-        Normaliser(**(node | {"language": "klingon"}))
+        Normalizer(**(node | {"language": "klingon"}))
     monkeypatch.setitem(sys.modules, "num2words", None)
     with pytest.raises(UserError, match=r"pip install 'blocksparse-rnn\[text\]'"):
-        Normaliser(**node)
-    assert Normaliser(**(node | {"language": None}))("4 You!") == "4 you"
+        Normalizer(**node)
+    assert Normalizer(**(node | {"language": None}))("4 You!") == "4 you"
 
 
 def test_a_corpus_of_texts_as_people_write_them_says_what_would_help(tone_settings, tones, tmp_path):

@@ -1,4 +1,4 @@
 """From corpora to batches: manifests, LibriSpeech, shards, synthetic speech, augmentation, the data module.
 
-May import speech and what lies below it.
+May import speech and the modules of the root.
 """

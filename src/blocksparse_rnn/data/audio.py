@@ -20,33 +20,33 @@ from blocksparse_rnn.errors import UserError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 NO_LENGTH = "its header lacks its length; encode it to a file, not to a pipe"
-"""What is said of a file that can be decoded only to an end that nobody knows."""
+"""Why a FLAC without a length cannot be used: decoders cannot tell its end from a truncation."""
 _MOST_PHASES = 1000
-"""Filters of a resampler, one for each phase of the two rates; more of them take gigabytes."""
+"""Most filters of a polyphase resampler, one for each phase of the two rates; more would take gigabytes."""
 
 
 def open_audio(source: Path | IO[bytes]) -> soundfile.SoundFile:
     """Open a file, or the bytes of one.
 
     Raises:
-        soundfile.LibsndfileError: it can't be opened or is no audio.
-        ValueError: its path isn't one, or it is raw.
+        soundfile.LibsndfileError: it cannot be opened or is no audio.
+        ValueError: its name is not a valid path, or it is raw audio.
     """
     try:
-        # As bytes, since a name needn't be UTF-8.
+        # As bytes, since file names need not be UTF-8.
         return soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else source)
     except TypeError:  # soundfile goes by the suffix
-        raise ValueError("raw audio lacks the header that says its rate and format") from None
+        raise ValueError("raw audio lacks a header with its rate and format") from None
 
 
 def lacks_length(file: soundfile.SoundFile) -> bool:
-    """Whether a FLAC doesn't say how long it is."""
+    """Whether a FLAC has no length in its header."""
     return file.frames == 2**63 - 1
 
 
 @contextmanager
 def _opened(source: Path | IO[bytes]) -> Iterator[soundfile.SoundFile]:
-    """A file of known length; what is wrong with it, also in reading it, becomes a UserError."""
+    """A file of known length; errors in opening and reading it become a UserError."""
     try:
         with open_audio(source) as file:
             if lacks_length(file):
@@ -59,7 +59,7 @@ def _opened(source: Path | IO[bytes]) -> Iterator[soundfile.SoundFile]:
 
 
 def audio_seconds(path: Path) -> float:
-    """Length of a file, as its header says; raises UserError where it is missing or is no audio."""
+    """Duration according to the header of a file; raises UserError where it is missing or is no audio."""
     with _opened(path) as file:
         return file.frames / file.samplerate
 
@@ -67,12 +67,12 @@ def audio_seconds(path: Path) -> float:
 def read_samples(
     source: Path | IO[bytes], offset: float | None = None, duration: float | None = None
 ) -> tuple[np.ndarray, int]:
-    """Samples (S, C) of a file, or of a part of it, in [-1, 1] where it holds whole numbers, and their rate.
+    """Samples (S, C) of a file, or of a part of it, and their rate; integer formats are scaled to [-1, 1].
 
     Args:
         source: a file, or the bytes of one.
-        offset: second at which the part begins; None for the whole file.
-        duration: seconds of the part, where there is an offset.
+        offset: start of the part in seconds; None for the whole file.
+        duration: of the part in seconds, if there is an offset.
 
     Raises:
         UserError: the file is missing or is no audio.
@@ -86,7 +86,7 @@ def read_samples(
         if file.seekable():
             file.seek(start)
             skipped = start
-        # What can't be sought in, such as GSM 6.10, is decoded from its beginning.
+        # Formats that cannot seek, such as GSM 6.10, are decoded from the beginning.
         wave_SC = file.read(end - skipped, dtype="float32", always_2d=True)[start - skipped :]
         return wave_SC, file.samplerate
 
@@ -98,9 +98,9 @@ def load_audio(
 
     Args:
         source: a file, or the bytes of one.
-        sample_rate: of the waveform, whatever the file has.
-        offset: second at which the part begins; None for the whole file.
-        duration: seconds of the part, where there is an offset.
+        sample_rate: of the waveform; the file is resampled to it.
+        offset: start of the part in seconds; None for the whole file.
+        duration: of the part in seconds, if there is an offset.
 
     Raises:
         UserError: the file is missing or is no audio.
@@ -115,7 +115,7 @@ def load_audio(
 
 
 def _resample_whole(wave_S: Tensor, samples: int) -> Tensor:
-    """The waveform in another number of samples, by one Fourier transform over all of it."""
-    # In float64: of lengths with a large prime factor float32 loses 1e-5, on some processors.
+    """The waveform resampled to another number of samples, by one Fourier transform over all of it."""
+    # In float64: for lengths with a large prime factor float32 is off by 1e-5 on some processors.
     spectrum_F = torch.fft.rfft(wave_S.double())[: samples // 2 + 1]
     return (torch.fft.irfft(spectrum_F, samples) * (samples / len(wave_S))).to(wave_S.dtype)

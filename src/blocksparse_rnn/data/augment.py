@@ -1,7 +1,7 @@
-"""Augmentation of training speech: another speed, a room, noise, another loudness.
+"""Augmentation of training speech: speed, reverberation, noise and gain.
 
-What an utterance becomes is a function of (seed, epoch, utterance) alone, so that any number of worker
-processes makes the same, and a run that was stopped goes on with what it would have heard.
+The augmented utterance is a function of (seed, epoch, utterance) alone, so it is the same with any number
+of worker processes and after a resume.
 
 Shapes: S samples.
 """
@@ -16,10 +16,11 @@ import torchaudio.functional as audio
 from torch import Tensor
 
 from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, audio_seconds, load_audio
+from blocksparse_rnn.data.checks import range_problem
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.speech.alphabet import Alphabet, ctc_frames_needed
 
-_TRIES = 5  # files of noise or rooms that may be unreadable in a row before speech is left as it is
+_TRIES = 5  # unreadable files of noise or rooms in a row after which speech is left unchanged
 
 
 class Transform(Protocol):
@@ -30,11 +31,11 @@ class Transform(Protocol):
 
 
 class Speed:
-    """Plays speech slower or faster, pitch included (Ko et al., "Audio augmentation", 2015).
+    """Changes the speed of speech, and its pitch with it (Ko et al., "Audio augmentation", 2015).
 
     Args:
-        factors: one of them is drawn; 1.1 is faster by a tenth. Texts that would no longer fit their
-            audio under CTC keep their speed.
+        factors: one of them is drawn; 1.1 is a tenth faster. Audio that would get too short for CTC to
+            write its text keeps its speed.
 
     Raises:
         UserError: a factor is out of range.
@@ -49,15 +50,15 @@ class Speed:
         factor = self.factors[rng.integers(len(self.factors))]
         if factor == 1 or len(wave_S) / factor < fewest + 1:
             return wave_S
-        # In whole percents: the ratio of two rates that share few factors takes a filter for each sample.
+        # In whole percent: a ratio of rates with few common factors would need a filter for each sample.
         return audio.resample(wave_S, round(100 * factor), 100)
 
 
 class Gain:
-    """Makes speech louder or softer.
+    """Changes the loudness of speech.
 
     Args:
-        db: lowest and highest gain.
+        db: lowest and highest gain in dB.
     """
 
     def __init__(self, *, db: list[float]) -> None:
@@ -71,9 +72,9 @@ class Noise:
     """Adds noise.
 
     Args:
-        probability: share of utterances that get some.
-        snr_db: lowest and highest ratio of speech to noise.
-        folder: of recordings of noise, at any depth; None makes noise, from white to brown.
+        probability: share of utterances that get noise.
+        snr_db: lowest and highest signal-to-noise ratio in dB.
+        folder: of recordings of noise, at any depth; None generates noise, from white to brown.
 
     Raises:
         UserError: a value is out of range, or the folder has no audio.
@@ -114,18 +115,18 @@ def _coloured_noise(samples: int, slope: float, rng: np.random.Generator) -> Ten
 
 
 def _fast_length(samples: int) -> int:
-    """A length, at least that of `samples`, whose Fourier transform is fast: with small factors only."""
+    """The next length with small prime factors only, whose Fourier transform is fast."""
     step = 1 << max(0, samples.bit_length() - 4)
     return -(-samples // step) * step
 
 
 class Reverberation:
-    """Puts speech into a room by convolution with its impulse response.
+    """Convolves speech with the impulse response of a room.
 
     Args:
-        probability: share of utterances in a room.
-        seconds: shortest and longest time in which the echo of a made room falls by 60 dB.
-        folder: of impulse responses, at any depth; None makes rooms.
+        probability: share of utterances that get reverberation.
+        seconds: shortest and longest reverberation time (to -60 dB) of generated rooms.
+        folder: of impulse responses, at any depth; None generates them.
 
     Raises:
         UserError: a value is out of range, or the folder has no audio.
@@ -142,7 +143,7 @@ class Reverberation:
         room_S = self._room(sample_rate, rng)
         if room_S is None or not room_S.any():
             return wave_S
-        # What arrives directly is the loudest; with it at the start, texts stay in step with audio.
+        # The direct sound is the loudest; with it at the start, speech is not delayed.
         room_S = room_S[int(room_S.abs().argmax()) :]
         beyond = _fast_length(len(wave_S) + len(room_S)) - len(wave_S) - len(room_S) + 1
         echo_S = audio.fftconvolve(torch.nn.functional.pad(wave_S, (0, beyond)), room_S)[: len(wave_S)]
@@ -154,19 +155,19 @@ class Reverberation:
         seconds = rng.uniform(*self.seconds)
         t = np.arange(round(seconds * sample_rate)) / sample_rate
         tail = rng.standard_normal(len(t)) * 10 ** (-3 * t / seconds)
-        energy = rng.uniform(0.1, 1)  # of the echo, beside that of what arrives directly
+        energy = rng.uniform(0.1, 1)  # of the echo, relative to the direct sound
         tail *= np.sqrt(energy / np.square(tail).sum())
         tail[0] = 1
         return torch.from_numpy(tail.astype(np.float32))
 
 
 class Augmenter:
-    """Applies transforms, one after the other, with random numbers of each utterance's own.
+    """Applies transforms one after the other, each utterance with its own random numbers.
 
     Args:
-        transforms: in the order in which they are applied.
+        transforms: in the order of application.
         seed: of the random numbers.
-        fewest_samples: samples that a recogniser needs for 0, 1, 2, ... frames of output.
+        fewest_samples: samples that a recogniser needs for 0, 1, 2, ... output frames.
         alphabet: letters of the texts.
     """
 
@@ -179,14 +180,14 @@ class Augmenter:
         self.alphabet = alphabet
 
     def __call__(self, wave_S: Tensor, sample_rate: int, epoch: int, index: int, text: str) -> Tensor:
-        """What an utterance becomes in an epoch.
+        """The utterance as training gets it in an epoch.
 
         Args:
             wave_S: the utterance.
             sample_rate: of the waveform.
             epoch: of training.
             index: of the utterance in its split.
-            text: what is said in it.
+            text: its reference transcript.
         """
         frames = ctc_frames_needed(self.alphabet.encode(text))
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -197,10 +198,8 @@ class Augmenter:
 
 
 def _range(name: str, values: list[float], lowest: float, highest: float) -> tuple[float, float]:
-    if len(values) != 2 or not lowest <= values[0] <= values[1] <= highest:
-        raise UserError(
-            f"{name}={values}: must be the lowest and the highest, from {lowest:g} to {highest:g}"
-        )
+    if problem := range_problem(name, values, lowest, highest):
+        raise UserError(problem)
     return values[0], values[1]
 
 
@@ -213,14 +212,14 @@ def _probability(name: str, value: float) -> float:
 def _files(name: str, folder: str) -> list[Path]:
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
-        raise UserError(f"{name}={folder}: no audio in it ({', '.join(AUDIO_SUFFIXES)}); null makes its own")
+        raise UserError(f"{name}={folder}: no audio in it ({', '.join(AUDIO_SUFFIXES)}); null generates it")
     return files
 
 
 def _read_any(
     files: list[Path], sample_rate: int, rng: np.random.Generator, seconds: float = np.inf
 ) -> Tensor | None:
-    """One of the files, or a random part of it with a little more than so many seconds; None where several fail."""
+    """One of the files, or a random part of it slightly longer than `seconds`; None after several failures."""
     for _ in range(_TRIES):
         path = files[rng.integers(len(files))]
         try:

@@ -1,4 +1,4 @@
-"""Which utterances can be trained on. One that can't is named with its reason and left out."""
+"""Checks that corpora share: of settings, and of each utterance, which is left out with a reason if it fails."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from blocksparse_rnn.speech.alphabet import Alphabet, ctc_frames_needed
 
 
 def keep_apart(sources: Mapping[str, Iterable[Path]], advice: str) -> None:
-    """Hold the files of train against those of dev and test.
+    """Check that train shares no file with dev or test.
 
     Args:
         sources: manifests or shards of each split.
-        advice: what to do where one is in two of them.
+        advice: what to do about a shared file, for the error message.
 
     Raises:
-        UserError: dev or test has a file of train.
+        UserError: dev or test shares a file with train.
     """
     train = {path.resolve() for path in sources["train"]}
     for split in ("dev", "test"):
@@ -27,9 +27,17 @@ def keep_apart(sources: Mapping[str, Iterable[Path]], advice: str) -> None:
             raise UserError(f"data.train and data.{split} both have {min(both)}; {advice}")
 
 
+def range_problem(setting: str, values: Sequence[float], lowest: float, highest: float) -> str | None:
+    """What is wrong with a setting that is a pair of the lowest and the highest value; None where nothing is."""
+    if len(values) == 2 and lowest <= values[0] <= values[1] <= highest:
+        return None
+    shown = ", ".join(f"{value:g}" for value in values)
+    return f"{setting}=[{shown}]: must be the lowest and the highest value, from {lowest:g} to {highest:g}"
+
+
 @dataclass(frozen=True)
 class Reject:
-    """An utterance that is left out, and why."""
+    """An utterance that is left out, and the reason."""
 
     utterance: Utterance
     reason: str
@@ -37,10 +45,10 @@ class Reject:
 
 @runtime_checkable
 class Filtering(Protocol):
-    """A sequence of utterances too long for memory, which leaves out by itself what can't be used."""
+    """A sequence of utterances that do not fit in memory, and that applies the check itself."""
 
     def keep_usable(self, check: Callable[[Utterance], Utterance | Reject]) -> list[Reject]:
-        """Leave out what a check rejects, from now on; return the rejects."""
+        """Leave out the utterances that `check` rejects from now on, and return the rejects."""
 
 
 def split_usable(
@@ -49,13 +57,13 @@ def split_usable(
     output_frames: Callable[[float], int],
     normalise: Callable[[str], str] | None = None,
 ) -> tuple[Sequence[Utterance], list[Reject]]:
-    """Part what CTC can learn from what it can't.
+    """Split utterances into those that CTC can learn from and rejects.
 
     Args:
-        utterances: what a corpus offers.
-        alphabet: the letters that may be written.
+        utterances: of a corpus.
+        alphabet: the letters that texts may have.
         output_frames: frames of logits for a duration in seconds.
-        normalise: text -> text, before it is held against the alphabet; None leaves texts as they are.
+        normalise: text -> text, applied before the checks; None leaves texts as they are.
     """
 
     def check(utterance: Utterance) -> Utterance | Reject:
@@ -82,6 +90,6 @@ def _problem(utterance: Utterance, alphabet: Alphabet, output_frames: Callable[[
     frames = output_frames(utterance.duration)
     needed = ctc_frames_needed(alphabet.encode(utterance.text))
     if frames < needed:
-        # The loss of such an utterance is infinite and its gradient not a number.
+        # The loss of such an utterance is infinite and its gradient NaN.
         return f"too short for its text: {frames} output frames, CTC needs {needed}"
     return None

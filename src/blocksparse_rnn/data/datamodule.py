@@ -26,24 +26,24 @@ from blocksparse_rnn.speech.alphabet import Alphabet
 
 @dataclass
 class Batch:
-    """Some utterances, ready for a recogniser. Lengths are plain numbers: the CPU plans with them."""
+    """Utterances ready for a recogniser. Lengths are Python integers, so that reading them needs no GPU sync."""
 
     wave_BS: Tensor
     samples: list[int]
     targets: Tensor
-    """Letters of all utterances, one text after the other."""
+    """Indices of the letters of all texts, concatenated."""
     target_lengths: list[int]
     texts: list[str]
     files: list[str]
     counts: bool = True
-    """False for the stand-in of a rank that has no utterance of a small global batch."""
+    """False for a placeholder, which a rank without a share of a small global batch gets."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    """Files that should have been in the batch, and why they aren't."""
+    """Files missing from the batch, with the reasons."""
 
 
 @dataclass
 class Item:
-    """What the dataset has at an index: a waveform, unless its file couldn't be read."""
+    """One element of the dataset: a waveform, or None if its file could not be read."""
 
     wave_S: Tensor | None
     utterance: Utterance
@@ -52,18 +52,17 @@ class Item:
 
 
 class SpeechDataset(Dataset[Item]):
-    """Waveform and utterance by index, or by index and epoch; with an epoch they are augmented.
+    """Waveform and utterance by index, or by (index, epoch), which augments the waveform.
 
-    `~index` (below 0) is the same utterance as a stand-in that doesn't count (see the sampler).
-
-    A file may become unreadable after it was inspected: a disk goes away, somebody tidies up.
+    `~index` (below 0) is the same utterance as a placeholder that does not count (see the sampler).
+    A file may become unreadable after it was inspected, for instance because a disk fails.
 
     Args:
-        utterances: what the dataset holds.
+        utterances: of the dataset.
         sample_rate: of the waveforms.
-        replace: give another utterance for one that can't be read, so that a batch of training
-            stays as large as it was; otherwise give none.
-        augment: what changes waveforms; None leaves them as they are.
+        replace: return another utterance for one that cannot be read, so that training batches keep
+            their size; otherwise return none.
+        augment: applied to waveforms; None leaves them unchanged.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class SpeechDataset(Dataset[Item]):
         index = index if counts else ~index
         unreadable: list[tuple[str, str]] = []
         for attempt in range(self.tries):
-            # Far from one another: a whole folder or shard may be gone.
+            # Far from each other in the corpus, since a whole folder or shard may be missing.
             utterance = self.utterances[(index + attempt * (1 + len(self) // self.tries)) % len(self)]
             try:
                 wave_S = self._load(utterance)
@@ -100,13 +99,13 @@ class SpeechDataset(Dataset[Item]):
         if self.tries == 1:
             return Item(None, utterance, unreadable, counts)
         raise UserError(
-            f"{self.tries} audio files from all over the corpus can't be read, the last: {unreadable[-1][1]}"
+            f"{self.tries} audio files across the corpus cannot be read, the last: {unreadable[-1][1]}"
         )
 
     def _load(self, utterance: Utterance) -> Tensor:
         source = utterance.audio if utterance.place is None else read_place(utterance)
         wave_S = load_audio(source, self.sample_rate, utterance.offset, utterance.duration)
-        # A text that doesn't fit its audio, or a sample that is no number, would make the loss infinite.
+        # Audio too short for its text, or a sample that is NaN, would make the loss infinite or NaN.
         if len(wave_S) < round((utterance.duration - 0.001) * self.sample_rate):
             raise UserError(f"{utterance.audio} has become shorter than its {utterance.duration:.2f} s")
         if not torch.isfinite(wave_S).all():
@@ -115,7 +114,7 @@ class SpeechDataset(Dataset[Item]):
 
 
 class Collate:
-    """Pad some utterances into a batch; it is empty where none of them could be read."""
+    """Pad utterances into a batch, which is empty if none of them could be read."""
 
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet
@@ -138,16 +137,11 @@ class Collate:
 
 
 class EpochKeys(Sampler[list[tuple[int, int]]]):
-    """Batches of (index, epoch) out of batches of indices: worker processes live longer than an epoch.
-
-    Args:
-        batches: batches of indices.
-    """
+    """Batches of (index, epoch): worker processes outlive an epoch, so each index carries its own."""
 
     def __init__(self, batches: BucketBatchSampler) -> None:
         self.batches = batches
-        # Lightning tells the epoch to `batch_sampler.sampler`.
-        self.sampler = batches
+        self.sampler = batches  # Lightning sets the epoch of `batch_sampler.sampler`
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -158,18 +152,18 @@ class EpochKeys(Sampler[list[tuple[int, int]]]):
 
 
 class SpeechData(pl.LightningDataModule):
-    """Loaders over the three splits of a corpus; training resumes in mid-epoch.
+    """Loaders of the three splits of a corpus; training resumes within an epoch.
 
     Args:
         splits: usable utterances of `train`, `dev` and `test`.
         alphabet: letters of the texts.
         sample_rate: of the batches' waveforms.
         batch: utterances of a global batch.
-        epochs_per_pass: epochs in which all of train is heard once.
+        epochs_per_pass: epochs that make one pass over train.
         seed: seed of the order of batches.
         workers: processes that load a split's audio; 0 loads in the training process.
-        augment: what changes the waveforms of training; None leaves them as they are.
-        report: told the file and the reason when an inspected file turns out to be unreadable.
+        augment: applied to the waveforms of train; None leaves them unchanged.
+        report: called with file and reason when an inspected file cannot be read.
     """
 
     def __init__(
@@ -203,7 +197,7 @@ class SpeechData(pl.LightningDataModule):
         if not len(self._sampler):
             raise UserError(
                 f"epochs_per_pass={self.epochs_per_pass}: train has fewer batches of {self.batch} than that; "
-                "give more speech, or epochs_per_pass=null"
+                "give more data, or epochs_per_pass=null"
             )
         if self._resume is not None:
             self._sampler.resume(*self._resume)
@@ -217,7 +211,7 @@ class SpeechData(pl.LightningDataModule):
         return self._loader("test", self._batches("test"))
 
     def sample_of_training(self, utterances: int) -> Iterator[tuple[Tensor, list[int]]]:
-        """Batches of (wave_BS, samples) that hold an even sample of the training split."""
+        """Batches of (wave_BS, samples) of about `utterances` utterances, evenly spaced in train."""
         dataset = self.datasets["train"]
         every = max(1, len(dataset) // utterances)
         sample = Subset(dataset, range(0, len(dataset), every))
@@ -232,29 +226,31 @@ class SpeechData(pl.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where training stands: the epoch to go on in, the batches done in it, and what they are batches of."""
+        """Where training resumes: the epoch, its finished batches, and the number of utterances of train."""
         trainer, sampler = self.trainer, self._sampler
         assert trainer is not None
         assert sampler is not None
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        # Not `completed`: that is counted only after the hooks in which checkpoints are saved.
+        # Not `completed`, which is counted only after the hooks that save checkpoints.
         done = progress.current.processed  # type: ignore[attr-defined]
-        about = {"utterances": len(self.datasets["train"])}
-        if done < len(sampler):
-            return {"epoch": trainer.current_epoch, "batches": done, **about}
-        return {"epoch": trainer.current_epoch + 1, "batches": 0, **about}
+        epochs, batches = divmod(done, len(sampler))
+        return {
+            "epoch": trainer.current_epoch + epochs,
+            "batches": batches,
+            "utterances": len(self.datasets["train"]),
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where a training stood.
+        """Resume from a state.
 
         Raises:
-            UserError: with other data, whose batches come in another order.
+            UserError: train has another number of utterances, so that the order of batches would differ.
         """
-        before, now = state.get("utterances"), len(self.datasets["train"])
-        if before not in (None, now):
+        before, now = state["utterances"], len(self.datasets["train"])
+        if before != now:
             raise UserError(
                 f"data has changed since this run was stopped: {before} utterances of train, now {now}; "
-                "move the run's folder away to start afresh"
+                "move the run's folder away to start again"
             )
         self._resume = (state["epoch"], state["batches"])
         if self._sampler is not None:
@@ -262,7 +258,7 @@ class SpeechData(pl.LightningDataModule):
             self._resume = None
 
     def _batches(self, split: str) -> BucketBatchSampler:
-        """The share of this rank: of dev and test too, so that no utterance is counted twice."""
+        """The batches of this rank; dev and test are shared among ranks too, so that no utterance counts twice."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         utterances = self.datasets[split].utterances
@@ -288,16 +284,16 @@ class SpeechData(pl.LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             worker_init_fn=_leave_signals_to_the_training,
-            # Its own generator, so that loading never draws from the numbers that training draws from.
+            # Its own generator, so that loading never draws from that of training.
             generator=torch.Generator().manual_seed(self.seed),
         )
 
 
 def _leave_signals_to_the_training(worker: int) -> None:
-    """A loader's worker ends when the training tells it to, not when a terminal or scheduler does.
+    """Let the training alone end a loader's worker, not a terminal or a scheduler.
 
-    A scheduler's SIGTERM reaches every process of a job, and the training needs its loader until it has saved.
-    Only the sender tells it from the SIGTERM by which the training ends its workers.
+    A scheduler sends SIGTERM to every process of a job, and the training needs its loader until it has saved.
+    The training ends its workers by SIGTERM too; only the sender tells the two apart.
     """
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Which audio files can be used: every file decoded once, in parallel, and what was found remembered."""
+"""Which audio files can be used: each is decoded once, in parallel, and the findings are kept on disk."""
 
 import json
 import re
@@ -18,42 +18,42 @@ from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import cores, only_one
 
 MEMORY = "inspected.jsonl"
-"""Name of the file in the folder of corpora that remembers what was found."""
+"""Name of the file, in the folder of corpora, that keeps the findings."""
 LONGEST = 60.0
-"""Seconds of an utterance, unless a setting says otherwise: memory grows with the longest of a batch."""
+"""Default maximum duration of an utterance in seconds; the longest of a batch sets the memory it takes."""
 TOLERANCE = 0.1
-"""Seconds by which a manifest may misstate a duration; many round."""
+"""Seconds by which a stated duration may be off; many are rounded."""
 
-_BLOCK = 1 << 16  # frames decoded at a time, so that a file of hours takes no memory
-_UNKNOWN_LENGTH = 0x7FFFF000  # written by programs that stream and can't go back to the header
-_SYSTEM_ERROR = 2  # libsndfile's number of what the system, not the file, is to blame for
+_BLOCK = 1 << 16  # frames decoded at a time, so that a file of hours fits in memory
+_UNKNOWN_LENGTH = 0x7FFFF000  # written by programs that stream and cannot go back to the header
+_SYSTEM_ERROR = 2  # libsndfile's code for errors of the system, not of the file
 _WAV_LENGTHS = re.compile(r"data : (\d+) \(should be (\d+)\)")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is in a file: its length in seconds, and why it can't be used, if so."""
+    """Length of a file in seconds, and why it cannot be used, if so."""
 
     seconds: float
     problem: str | None = None
-    passes: bool = False
-    """Whether the problem may be gone the next time: a mount that is away, too many open files."""
+    temporary: bool = False
+    """Whether the problem may be gone next time, such as a missing mount or too many open files."""
 
 
 def inspect_file(path: Path) -> Finding:
-    """Decode a file from end to end."""
+    """Decode a file from beginning to end."""
     try:
         return inspect_sound(path, path.stat().st_size)
     except FileNotFoundError:
         return Finding(0, "the file is missing")
     except OSError as error:
-        return Finding(0, f"the file can't be read: {error.strerror or error}", passes=True)
-    except ValueError as error:  # no name of a file has a NUL in it
+        return Finding(0, f"the file can't be read: {error.strerror or error}", temporary=True)
+    except ValueError as error:  # such as a NUL in its name
         return Finding(0, f"the file can't be read: {error}")
 
 
 def inspect_sound(source: Path | IO[bytes], size: int) -> Finding:
-    """Decode a file, or the bytes of one, from end to end."""
+    """Decode a file, or the bytes of one, from beginning to end."""
     if size == 0:
         return Finding(0, "the file is empty (0 bytes)")
     try:
@@ -64,15 +64,15 @@ def inspect_sound(source: Path | IO[bytes], size: int) -> Finding:
             return Finding(frames / file.samplerate, _sound_problem(file, frames, peak))
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ")
-        return Finding(0, f"not readable as audio: {reason}", passes=error.code == _SYSTEM_ERROR)
+        return Finding(0, f"not readable as audio: {reason}", temporary=error.code == _SYSTEM_ERROR)
 
 
 def _decode(file: soundfile.SoundFile) -> tuple[int, float]:
-    """Frames that are really there, and their largest magnitude; not a number where a sample isn't."""
+    """Number of decoded frames, and their peak magnitude, which is NaN where a sample is."""
     frames, peak = 0, 0.0
     while len(block_SC := file.read(_BLOCK, dtype="float32", always_2d=True)):
         frames += len(block_SC)
-        peak = float(np.maximum(peak, np.abs(block_SC).max()))  # keeps what is not a number
+        peak = float(np.maximum(peak, np.abs(block_SC).max()))  # keeps NaN
     return frames, peak
 
 
@@ -94,18 +94,18 @@ def _sound_problem(file: soundfile.SoundFile, frames: int, peak: float) -> str |
 
 
 class Inspector:
-    """Inspects files in threads and remembers what it found as long as size and time of a file stay.
+    """Inspects files in threads; a finding is kept while size and modification time of the file stay the same.
 
     Args:
-        memory: file in which findings are kept, in the folder of corpora; None keeps none.
-        workers: threads; None takes all cores.
-        longest: most seconds of an utterance; None stands for `LONGEST`.
+        memory: file that keeps the findings.
+        workers: threads; None uses all cores.
+        longest: maximum duration of an utterance in seconds; None means `LONGEST`.
 
     Raises:
         UserError: `workers` or `longest` isn't above 0.
     """
 
-    def __init__(self, memory: Path | None, workers: int | None, longest: float | None) -> None:
+    def __init__(self, memory: Path, workers: int | None, longest: float | None) -> None:
         if longest is not None and not longest > 0:
             raise UserError(f"data.longest={longest:g}: must be above 0 seconds, or null for a minute")
         if workers is not None and workers < 1:
@@ -115,10 +115,10 @@ class Inspector:
         self.longest = LONGEST if longest is None else longest
 
     def __call__(self, utterances: Iterable[Utterance]) -> list[Utterance]:
-        """The same utterances, with their real durations, and `problem` set where one can't be used.
+        """The same utterances with measured durations, and with `problem` set where one cannot be used.
 
         Raises:
-            UserError: the memory can't be written.
+            UserError: the findings cannot be written.
         """
         utterances = list(utterances)
         files = dict.fromkeys(u.audio for u in utterances if u.problem is None)
@@ -126,19 +126,17 @@ class Inspector:
         return [u if u.problem else self._judge(u, findings[u.audio]) for u in utterances]
 
     def _findings(self, files: Iterable[Path]) -> dict[Path, Finding]:
-        if self.memory is None:
-            return dict(self._inspect(list(files)))
         # Several jobs of a sweep start at once; one of them does the work.
         with only_one(self.memory.with_suffix(".lock"), "inspecting the same audio files"):
-            stamps = {path: _stamp(path) for path in files}
+            stamps = {path: stamp(path) for path in files}
             known = self._recall({*stamps.values()})
-            found = {path: known[stamp] for path, stamp in stamps.items() if stamp in known}
+            found = {path: known[key] for path, key in stamps.items() if key in known}
             new = [path for path in stamps if path not in found]
             try:
-                # Appended to one by one, so that a long inspection that is stopped goes on later.
+                # Appended one by one, so that a long inspection that is stopped resumes.
                 with open(self.memory, "a", encoding="utf-8") as memory:
                     for path, finding in self._inspect(new):
-                        if not finding.passes:
+                        if not finding.temporary:
                             row = [*stamps[path], finding.seconds, finding.problem]
                             memory.write(json.dumps(row) + "\n")
                         found[path] = finding
@@ -147,7 +145,7 @@ class Inspector:
         return found
 
     def _inspect(self, files: list[Path]) -> Iterator[tuple[Path, Finding]]:
-        # No bar where there is no terminal, nor for what takes no time.
+        # No bar without a terminal, nor for a few files.
         quiet = True if len(files) < 100 else None
         with ThreadPoolExecutor(self.workers) as threads:
             findings = tqdm(
@@ -160,7 +158,6 @@ class Inspector:
             yield from zip(files, findings, strict=True)
 
     def _recall(self, wanted: set[tuple[str, int, int]]) -> dict[tuple[str, int, int], Finding]:
-        assert self.memory is not None
         known = {}
         try:
             with open(self.memory, encoding="utf-8") as rows:
@@ -168,7 +165,7 @@ class Inspector:
                     try:
                         name, size, time, seconds, problem = json.loads(row)
                     except ValueError:
-                        continue  # half written when an earlier inspection was killed
+                        continue  # half a line, from an inspection that was killed
                     if (name, size, time) in wanted:
                         known[name, size, time] = Finding(seconds, problem)
         except FileNotFoundError:
@@ -183,7 +180,8 @@ class Inspector:
         return utterance if 0 < utterance.duration <= rest else replace(utterance, duration=rest)
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def stamp(path: Path) -> tuple[str, int, int]:
+    """Path, size and modification time of a file: while they stay the same, what was found in it holds."""
     try:
         about = path.stat()
     except (OSError, ValueError):
@@ -192,15 +190,15 @@ def _stamp(path: Path) -> tuple[str, int, int]:
 
 
 def length_problem(utterance: Utterance, seconds: float, longest: float) -> str | None:
-    """Hold what a manifest says of a length against the file."""
+    """Check the stated offset and duration against the length of the file in seconds."""
     duration = utterance.duration or seconds - (utterance.offset or 0)
     if utterance.offset is not None:
         end = utterance.offset + duration
         if end > seconds + TOLERANCE:
             return f"ends at {end:.2f} s (offset and duration), but the file has only {seconds:.2f} s"
     elif abs(duration - seconds) > TOLERANCE:
-        advice = "; truncated?" if duration > seconds else "; an offset would name a part of it"
+        advice = "; truncated?" if duration > seconds else "; for a part of a file, give an offset"
         return f"lasts {seconds:.2f} s, but its duration says {duration:.2f} s{advice}"
     if min(duration, seconds) > longest:
-        return f"lasts {duration:.2f} s, longer than the {longest:g} s that are allowed"
+        return f"lasts {duration:.2f} s, longer than the {longest:g} s allowed"
     return None

@@ -1,4 +1,4 @@
-"""How people keep recordings and their texts: folders and tables, read into utterances of unknown length.
+"""Common layouts of recordings and their texts, in folders or tables, read into utterances of unmeasured length.
 
 txt          any folders of audio files, each beside a text file of the same name
 librispeech  chapters with a `*.trans.txt` of lines "ID TEXT" beside ID.flac
@@ -24,14 +24,14 @@ _OFFSET_COLUMNS = ("offset", "start")
 
 
 def read_layout(source: Path, layout: str = "auto") -> list[Utterance]:
-    """Recordings and texts found in a folder or table; what doesn't pair up has a problem.
+    """Recordings and texts of a folder or table; audio without text, or text without audio, gets a `problem`.
 
     Args:
         source: a folder, or a file that lists recordings.
-        layout: a name among `LAYOUTS`, or `auto` to find out.
+        layout: a name among `LAYOUTS`, or `auto` to recognise it.
 
     Raises:
-        UserError: nothing there, no known layout, or a table that can't be read.
+        UserError: `source` is missing, has no known layout, or cannot be read.
     """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
@@ -73,12 +73,9 @@ def _txt(source: Path) -> list[Utterance]:
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     utterances = [_beside(path, texts.get(path.with_suffix(""))) for path in audio]
     if utterances:
-        suffixes = ", ".join(AUDIO_SUFFIXES)
-        lonely = f"there is no audio of that name beside it ({suffixes})"
-        named = {path.with_suffix("") for path in audio}
-        utterances += [
-            Utterance(path, 0, "", problem=lonely) for name, path in texts.items() if name not in named
-        ]
+        problem = f"there is no audio of that name beside it ({', '.join(AUDIO_SUFFIXES)})"
+        lonely = texts.keys() - {path.with_suffix("") for path in audio}
+        utterances += [Utterance(texts[name], 0, "", problem=problem) for name in sorted(lonely)]
     return utterances
 
 
@@ -93,21 +90,22 @@ def _beside(audio: Path, text: Path | None) -> Utterance:
         return Utterance(audio, 0, "", problem=f"{text.name} can't be read: {error.strerror}")
 
 
-def _librispeech(source: Path) -> list[Utterance]:
-    return [u for chapter in sorted(source.rglob("*.trans.txt")) for u in read_chapter(chapter)]
-
-
-def read_chapter(transcripts: Path) -> Iterator[Utterance]:
-    """Utterances of one chapter in LibriSpeech's layout; raises UserError where it can't be read."""
-    for line in _text_lines(transcripts):
-        name, _, text = line.strip().partition(" ")
-        if name:
-            yield Utterance(transcripts.parent / f"{name}.flac", 0, text.strip())
+def read_librispeech(source: Path) -> list[Utterance]:
+    """Utterances of all chapters in a folder; raises UserError where a chapter's texts cannot be read."""
+    utterances = []
+    for transcripts in sorted(source.rglob("*.trans.txt")):
+        for line in _text_lines(transcripts):
+            name, _, text = line.strip().partition(" ")
+            if name:
+                utterances.append(Utterance(transcripts.parent / f"{name}.flac", 0, text.strip()))
+    problem = "there is no line for it in a .trans.txt beside it"
+    unlisted = {*source.rglob("*.flac")} - {utterance.audio for utterance in utterances}
+    return utterances + [Utterance(audio, 0, "", problem=problem) for audio in sorted(unlisted)]
 
 
 def _text_lines(path: Path) -> list[str]:
     try:
-        # Not splitlines(), which parts lines at spaces of typesetters too.
+        # Not splitlines(), which also splits at characters such as U+2028.
         return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
@@ -139,7 +137,7 @@ def _csv(source: Path) -> list[Utterance]:
 
 
 def _rows(source: Path, **dialect: Any) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a table and the lines at which they begin; `dialect` is how csv.reader reads them."""
+    """Rows of a table and their line numbers; `dialect` goes to csv.reader."""
     line = 1
     with open(source, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, **dialect)
@@ -190,7 +188,7 @@ def _jsonl(source: Path) -> list[Utterance]:
 
 LAYOUTS: dict[str, Callable[[Path], list[Utterance]]] = {
     "txt": _txt,
-    "librispeech": _librispeech,
+    "librispeech": read_librispeech,
     "commonvoice": _commonvoice,
     "ljspeech": _ljspeech,
     "csv": _csv,

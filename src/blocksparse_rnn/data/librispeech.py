@@ -1,7 +1,6 @@
-"""`data=librispeech`: read speech with torchaudio's download and layout, or a tree that is already on disk."""
+"""`data=librispeech`: read English, downloaded by torchaudio or already on disk."""
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
@@ -11,7 +10,7 @@ from urllib.error import URLError
 from torchaudio.datasets import LIBRISPEECH
 
 from blocksparse_rnn.data.inspection import MEMORY, Inspector
-from blocksparse_rnn.data.layouts import read_chapter
+from blocksparse_rnn.data.layouts import read_librispeech
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError, cannot_write
 from blocksparse_rnn.files import only_one
@@ -41,14 +40,14 @@ class LibriSpeech:
     """LibriSpeech (Panayotov et al., 2015).
 
     Args:
-        root: the folder that has `LibriSpeech`, or is it.
-        train: subsets to train on; all three are the 960 hours of most papers.
+        root: the folder `LibriSpeech`, or the one that contains it.
+        train: subsets to train on; all three are the usual 960 hours.
         dev: subsets that choose the best checkpoint.
-        test: subsets that give the final error rate; papers give test-clean and test-other apart.
-        download: fetch the subsets that aren't there.
-        longest: most seconds of an utterance; None stands for a minute.
-        folder: what was found out about audio files is kept in here.
-        workers: threads that inspect audio files; None takes all cores.
+        test: subsets that give the final error rate; papers report test-clean and test-other separately.
+        download: download missing subsets.
+        longest: maximum duration of an utterance in seconds; None means a minute.
+        folder: keeps what was found in audio files.
+        workers: threads that inspect audio files; None uses all cores.
 
     Raises:
         UserError: a subset is in two splits, or `longest` or `workers` isn't above 0.
@@ -76,28 +75,23 @@ class LibriSpeech:
         self.inspector = Inspector(Path(folder) / MEMORY, workers, longest)
 
     def prepare(self) -> dict[str, list[Utterance]]:
-        """Find, or fetch, every subset and inspect its files.
+        """Find, or download, every subset and inspect its files.
 
         Raises:
-            UserError: a subset isn't there, or can't be fetched.
+            UserError: a subset is missing, or cannot be downloaded.
         """
         return {
             split: self.inspector([u for subset in subsets for u in self._read(subset)])
             for split, subsets in self.splits.items()
         }
 
-    def _read(self, subset: Subset) -> Iterable[Utterance]:
+    def _read(self, subset: Subset) -> list[Utterance]:
         folder = self._find(subset)
-        utterances = [u for chapter in sorted(folder.glob("*/*/*.trans.txt")) for u in read_chapter(chapter)]
-        if len(utterances) < PUBLISHED[subset]:
-            print(f"data: {folder} has {len(utterances)} of the published {PUBLISHED[subset]} utterances")
-        known = {u.audio for u in utterances}
-        utterances += [
-            Utterance(audio, 0, "", problem="there is no line for it in a .trans.txt beside it")
-            for audio in sorted(folder.glob("*/*/*.flac"))
-            if audio not in known
-        ]
-        # Its texts are capitals, and so are nobody else's.
+        utterances = read_librispeech(folder)
+        listed = sum(utterance.problem is None for utterance in utterances)
+        if listed < PUBLISHED[subset]:
+            print(f"data: {folder} has {listed} of the published {PUBLISHED[subset]} utterances")
+        # LibriSpeech alone has its texts in capitals.
         return [replace(u, text=u.text.lower()) for u in utterances]
 
     def _find(self, subset: Subset) -> Path:
@@ -108,32 +102,32 @@ class LibriSpeech:
             self._fetch(subset, folder)
         if not folder.is_dir():
             raise UserError(
-                f"{folder} isn't there; data.root must have LibriSpeech in it, or data.download=true fetches "
-                "it (6 GB for 100 hours)"
+                f"{folder} isn't there; set data.root to the folder that contains LibriSpeech, or download it "
+                "with data.download=true (6 GB for 100 hours)"
             )
         return folder
 
     def _fetch(self, subset: Subset, folder: Path) -> None:
         unfinished = self.root / f".{subset}.unfinished"
-        with only_one(self.root / f".{subset}.lock", f"fetching {subset}"):
+        with only_one(self.root / f".{subset}.lock", f"downloading {subset}"):
             if folder.is_dir() and not unfinished.exists():
                 return
             try:
-                # torchaudio takes a folder for a whole subset, and unpacking may be stopped half-way.
+                # torchaudio takes a folder for a complete subset, even if unpacking was stopped.
                 unfinished.touch()
                 shutil.rmtree(folder, ignore_errors=True)
-                print(f"data: fetching {subset} into {self.root}")
+                print(f"data: downloading {subset} into {self.root}")
                 LIBRISPEECH(self.root, subset, download=True)
                 unfinished.unlink()
             except URLError as error:
                 raise UserError(
-                    f"cannot fetch {subset}: {error.reason}; unpack it in {self.root} yourself"
+                    f"cannot download {subset}: {error.reason}; unpack it in {self.root} yourself"
                 ) from None
-            # The line broke, or what came isn't what was published.
+            # The connection broke, or the checksum differs.
             except (ConnectionError, TimeoutError, HTTPException, EOFError, RuntimeError) as error:
                 raise UserError(
-                    f"cannot fetch {subset}: {str(error) or type(error).__name__}; start again, "
-                    f"without {self.root / subset}.tar.gz if that is there"
+                    f"cannot download {subset}: {str(error) or type(error).__name__}; delete "
+                    f"{self.root / subset}.tar.gz if it exists, and start again"
                 ) from None
             except OSError as error:
                 raise cannot_write(error.filename or self.root, error) from error

@@ -1,4 +1,4 @@
-"""A list of utterances on disk: JSON lines of `audio_filepath`, `duration`, `text` (NeMo's convention)."""
+"""Manifests: JSON lines with `audio_filepath`, `duration` and `text`, in NeMo's format."""
 
 import json
 import math
@@ -19,10 +19,10 @@ def read_manifest(path: Path, weight: float = 1.0, keep_bad_lines: bool = False)
     Args:
         path: the manifest.
         weight: of its utterances.
-        keep_bad_lines: make a line that can't be understood an utterance with a problem.
+        keep_bad_lines: turn a line that cannot be parsed into an utterance with a problem.
 
     Raises:
-        UserError: the file can't be read, or a line is not a JSON object with the three fields.
+        UserError: the file cannot be read, or a line is not a JSON object with the three fields.
     """
     utterances = []
     try:
@@ -62,7 +62,7 @@ def _parse(line: str, folder: Path, weight: float) -> Utterance:
 
 
 def seconds(value: Any) -> float:
-    """A time that somebody wrote down; raises ValueError or TypeError where it is none."""
+    """A time in seconds; raises ValueError or TypeError where `value` is none."""
     time = float(value)
     if not (math.isfinite(time) and time >= 0):
         raise ValueError(f"a time of {value} s")
@@ -70,7 +70,7 @@ def seconds(value: Any) -> float:
 
 
 def manifest_line(utterance: Utterance, folder: Path, **extra: object) -> str:
-    """One utterance as a line of a manifest that lies in `folder`."""
+    """One utterance as a line of a manifest in `folder`; `extra` are further fields."""
     audio, folder = utterance.audio.absolute(), folder.absolute()
     row = {
         "audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio),
@@ -89,19 +89,19 @@ def total_hours(utterances: Iterable[Utterance]) -> float:
 
 
 class Manifests:
-    """A corpus of your own: manifests for each split.
+    """`data=manifest`: your own corpus, one or several manifests for each split.
 
     Args:
-        train: manifest of the training split, or several, each with a weight if you like: an utterance
-            of weight 2 comes twice an epoch, half of those of weight 0.5 come, other ones each time.
+        train: manifest of the training split, or several, each with an optional weight: an utterance of
+            weight 2 occurs twice in a pass; of those with weight 0.5 a pass has half, drawn anew each time.
         dev: manifests that choose the best checkpoint.
         test: manifests that give the final error rate.
-        longest: most seconds of an utterance; None stands for a minute.
-        folder: what was found out about audio files is kept in here.
-        workers: threads that inspect audio files; None takes all cores.
+        longest: maximum duration of an utterance in seconds; None means a minute.
+        folder: keeps what was found in audio files.
+        workers: threads that inspect audio files; None uses all cores.
 
     Raises:
-        UserError: a weight isn't above 0, `longest` or `workers` isn't, or dev or test has a manifest of train.
+        UserError: a weight, `longest` or `workers` is not above 0, or dev or test shares a manifest with train.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Manifests:
     ) -> None:
         self.sources = {"train": _sources(train), "dev": _sources(dev), "test": _sources(test)}
         manifests = {split: [path for path, _ in sources] for split, sources in self.sources.items()}
-        keep_apart(manifests, "a recogniser is judged by what it wasn't trained on")
+        keep_apart(manifests, "give each of them to one split only")
         self.inspector = Inspector(Path(folder) / MEMORY, workers, longest)
 
     def prepare(self) -> dict[str, list[Utterance]]:
-        """Read the manifests and inspect every file; raises UserError where a manifest can't be read."""
+        """Read the manifests and inspect every file; raises UserError where a manifest cannot be read."""
         splits = {
             split: [u for path, weight in sources for u in read_manifest(path, weight, keep_bad_lines=True)]
             for split, sources in self.sources.items()
@@ -135,7 +135,7 @@ def _sources(given: str | list[str] | list[str | dict[str, Any]]) -> list[tuple[
         path, weight = entry.get("path"), entry.get("weight")
         if len(entry) != 2 or not isinstance(path, str) or not isinstance(weight, int | float) or weight <= 0:
             raise UserError(
-                f"data.train: {entry} is no manifest with a weight above 0; write {{path: a.jsonl, weight: 2}}"
+                f"data.train: {entry}: must be a manifest with a weight above 0, such as {{path: a.jsonl, weight: 2}}"
             )
         sources.append((Path(path), float(weight)))
     return sources

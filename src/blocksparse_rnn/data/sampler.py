@@ -1,4 +1,4 @@
-"""Batches of utterances of similar length, in an order that any process can compute again."""
+"""Batches of utterances of similar duration, in an order that every process can compute."""
 
 import itertools
 import random
@@ -10,10 +10,10 @@ from blocksparse_rnn.errors import UserError
 
 
 class WeightedDraws:
-    """Which utterances come in a pass: as many each time, so that passes have equal numbers of steps.
+    """The utterances of a pass, drawn by weight; all passes have the same number, and so the same number of steps.
 
     Args:
-        weights: of each utterance: 2 comes twice, of those with 0.5 half come, other ones each pass.
+        weights: of each utterance: with 2 it occurs twice; of those with 0.5 half occur, drawn anew in each pass.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -25,7 +25,7 @@ class WeightedDraws:
         return sum(whole * len(group) + part for group, whole, part in self._shares())
 
     def __call__(self, seed: str) -> list[int]:
-        """Indices, in ascending order, that a seed draws."""
+        """Drawn indices in ascending order."""
         random_state = random.Random(f"{seed}-weights")
         drawn: list[int] = []
         for group, whole, part in self._shares():
@@ -33,7 +33,7 @@ class WeightedDraws:
         return sorted(drawn)
 
     def _shares(self) -> Iterator[tuple[list[int], int, int]]:
-        """Members of each weight, how often all of them come, and how many of them come once more."""
+        """Members of each weight, how often all of them occur, and how many of them occur once more."""
         for weight, group in self.groups.items():
             yield group, int(weight), round(weight % 1 * len(group))
 
@@ -41,30 +41,30 @@ class WeightedDraws:
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches by duration: the shortest first in the first epoch (SortaGrad), shuffled afterwards.
 
-    The batches of an epoch are a function of (the constructor's arguments, epoch) alone. Every rank draws
-    its share of each global batch from the same list, so all ranks take the same number of steps and
-    a batch holds the same utterances on any number of ranks. Where a batch is too small for all, a rank
-    without a share gets the first utterance as a stand-in, marked by `~index` (below 0): it is
-    computed, since every rank takes part in every step, and counts for nothing.
+    The batches of an epoch are a function of (the constructor's arguments, epoch) alone. Every rank takes
+    its share of each global batch from the same list, so all ranks take the same number of steps, and
+    a batch holds the same utterances on any number of ranks. If a batch is too small for all ranks, a rank
+    without a share gets the first utterance as a placeholder, marked by `~index` (below 0): it is
+    computed, since every rank takes part in every step, but does not count.
 
     Source of SortaGrad: Amodei et al., "Deep Speech 2", 2016, section 3.3.
 
     Args:
         durations: seconds of each utterance.
         batch: utterances of a global batch; the last one of a pass may hold fewer.
-        epochs_per_pass: epochs that share the batches of a pass over all utterances. They are equally long, so
-            that of each pass fewer batches than that may be left out, other ones each time.
+        epochs_per_pass: epochs that share the batches of a pass over all utterances. They have the same number
+            of batches, so a pass leaves out fewer than `epochs_per_pass`, others in each pass.
         seed: seed of the order.
         rank: this process's number among `world`.
         world: processes that share a batch.
-        weights: how often each utterance comes in a pass, on average; None stands for once each.
+        weights: how often each utterance occurs in a pass, on average; None means once.
 
     Raises:
-        UserError: so seldom that a pass has none.
+        UserError: the weights are so small that a pass has no utterance.
     """
 
     JITTER = 0.1
-    """Relative noise on durations, so that the members of a batch change from pass to pass."""
+    """Relative noise on durations, so that the batches differ between passes."""
 
     def __init__(
         self,
@@ -84,27 +84,26 @@ class BucketBatchSampler(Sampler[list[int]]):
         self.rank, self.world = rank, world
         self.draws = WeightedDraws(weights) if weights and set(weights) != {1.0} else None
         if self.draws is not None and len(self.draws) == 0:
-            raise UserError("data.train: its weights draw no utterance at all for a pass; give larger ones")
+            raise UserError("data.train: with these weights a pass has no utterance at all; give larger ones")
         self.epoch = 0
         self._resume: tuple[int, int] | None = None
-        # Lightning tells the epoch to `batch_sampler.sampler`.
-        self.sampler = self
+        self.sampler = self  # Lightning sets the epoch of `batch_sampler.sampler`
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next."""
         self.epoch = epoch
 
     def resume(self, epoch: int, batches: int) -> None:
-        """Let the next iteration begin in `epoch` after its first `batches` batches."""
+        """Let the next iteration start in `epoch`, after its first `batches` batches."""
         self._resume = (epoch, batches)
 
     def __len__(self) -> int:
         return -(-self.utterances_per_pass() // self.batch) // self.epochs_per_pass
 
     def global_batches(self, epoch: int) -> Iterable[list[int]]:
-        """All batches of an epoch, before ranks share them out."""
+        """All batches of an epoch, before they are shared among ranks."""
         number, part = divmod(epoch, self.epochs_per_pass)
-        if self.epochs_per_pass == 1:  # in order as it comes: shards need not hold all of it to sort it
+        if self.epochs_per_pass == 1:  # as a stream: shards need not hold all of it in memory
             return self.pass_batches(number, shuffled=epoch > 0)
         batches = itertools.islice(
             self.pass_batches(number, shuffled=True), part * len(self), (part + 1) * len(self)
@@ -112,7 +111,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return batches if epoch else sorted(batches, key=lambda batch: self.seconds(batch[0]))
 
     def utterances_per_pass(self) -> int:
-        """How many utterances a pass has, one that comes twice counted twice."""
+        """Number of utterances of a pass; one that occurs twice counts twice."""
         return len(self.durations) if self.draws is None else len(self.draws)
 
     def seconds(self, index: int) -> float:
@@ -120,7 +119,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return self.durations[index]
 
     def pass_batches(self, number: int, *, shuffled: bool) -> Iterable[list[int]]:
-        """All batches of a pass, or else the shortest first."""
+        """All batches of a pass, shuffled or the shortest first."""
         noise = random.Random(f"{self.seed}-{number}")
         jitter = self.JITTER if number else 0.0
         keys = [d * (1 + jitter * noise.random()) for d in self.durations]
@@ -132,7 +131,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A generator, because a loader with workers asks for two iterators and uses the second only.
+        # A generator, since a loader with workers creates two iterators and uses the second only.
         skip = 0
         if self._resume is not None:
             self.epoch, skip = self._resume

@@ -1,9 +1,9 @@
 """`data=shards`: corpora of any size as tar files on a disk or a mounted file server, in webdataset's format.
 
-A sample is files of one name: `key.flac` (or .wav, .ogg, .mp3) and `key.json` with a `text`, or `key.txt`. What
-is in a shard is found out once, and noted with the place of every sample in it; from then on the order of
-batches needs the notes of a few shards at a time, and loading reads a sample's bytes from its place. So order,
-split over ranks and workers, and resuming are as exact as for files, and memory stays as it is while hours grow.
+A sample is files of one name: `key.flac` (or .wav, .ogg, .mp3) and `key.json` with a `text`, or `key.txt`. A shard
+is read once, and an index with the position and duration of every sample is written. The order of batches needs the
+indices of a few shards at a time, and loading reads a sample's bytes from its position. So order, sharing among ranks
+and workers, and resuming are as exact as for files, and memory does not grow with the hours.
 """
 
 import functools
@@ -17,7 +17,7 @@ import random
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,27 +27,27 @@ from tqdm import tqdm
 
 from blocksparse_rnn.data.audio import AUDIO_SUFFIXES, read_samples
 from blocksparse_rnn.data.checks import Reject, keep_apart
-from blocksparse_rnn.data.inspection import LONGEST, inspect_sound, length_problem
+from blocksparse_rnn.data.inspection import LONGEST, inspect_sound, length_problem, stamp
 from blocksparse_rnn.data.sampler import BucketBatchSampler
 from blocksparse_rnn.data.utterance import Utterance
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import cores, durable_file, only_one
 
 WINDOW = 16
-"""Shards whose samples are mixed with one another, unless a setting says otherwise."""
+"""Default number of shards whose samples are sorted and shuffled together."""
 
 
 class Shards:
-    """A corpus in shards.
+    """A corpus of three splits in shards.
 
     Args:
         train: a folder of .tar files, or a pattern of their names such as /data/train-*.tar.
         dev: likewise; chooses the best checkpoint.
         test: likewise; gives the final error rate.
-        window: shards whose samples are sorted and mixed together; None stands for 16. Each epoch mixes others.
-        longest: most seconds of an utterance; None stands for a minute.
-        folder: notes on what is in the shards are kept in here.
-        workers: threads that inspect shards; None takes all cores.
+        window: shards whose samples are sorted and shuffled together, drawn anew in each pass; None means 16.
+        longest: maximum duration of an utterance in seconds; None means a minute.
+        folder: keeps the indices of the shards.
+        workers: threads that inspect shards; None uses all cores.
 
     Raises:
         UserError: a value is out of range.
@@ -70,28 +70,28 @@ class Shards:
         self.sources = {"train": train, "dev": dev, "test": test}
         self.window = window or WINDOW
         self.longest = LONGEST if longest is None else longest
-        self.notes = Path(folder) / "shards"
+        self.folder = Path(folder) / "shards"
         self.workers = workers or cores()
 
     def prepare(self) -> dict[str, Sequence[Utterance]]:
         """Find the shards and inspect those that are new.
 
         Raises:
-            UserError: there are none, one can't be read, or one of train is in dev or test too.
+            UserError: there are none, one cannot be read, or dev or test shares one with train.
         """
         found = {split: _find(split, source) for split, source in self.sources.items()}
-        keep_apart(found, "give patterns of names such as FOLDER/train-*.tar")
+        keep_apart(found, "give patterns of names, such as FOLDER/train-*.tar")
         return {
             split: ShardedUtterances(self._inspect(shards), self.window, self.longest)
             for split, shards in found.items()
         }
 
     def _inspect(self, shards: list[Path]) -> list["Shard"]:
-        with only_one(self.notes / "lock", "inspecting the same shards"):
-            known = [Shard(path, self.notes / f"{_stamp(path)}.jsonl") for path in shards]
-            new = [shard for shard in known if not shard.notes.is_file()]
+        with only_one(self.folder / "lock", "inspecting the same shards"):
+            known = [Shard(path, self.folder / f"{_name(path)}.jsonl") for path in shards]
+            new = [shard for shard in known if not shard.index.is_file()]
             with ThreadPoolExecutor(self.workers) as threads:
-                done = threads.map(_take_notes, new)
+                done = threads.map(_write_index, new)
                 for _ in tqdm(done, desc="inspecting", total=len(new), unit="shard", disable=None):
                     pass
         return known
@@ -99,31 +99,27 @@ class Shards:
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file, and the file with the notes on it."""
+    """A tar file, and the file with its index: a row of name, position, seconds, text and problem for each sample."""
 
     path: Path
-    notes: Path
+    index: Path
 
     def utterances(self, longest: float) -> Iterator[Utterance]:
         """All samples of the shard, unusable ones with their problems."""
-        with open(self.notes, encoding="utf-8") as rows:
+        with open(self.index, encoding="utf-8") as rows:
             for row in rows:
                 name, start, size, seconds, text, problem = json.loads(row)
-                utterance = Utterance(
-                    self.path / name, seconds, text, problem=problem, place=(start, size) if size else None
-                )
-                if problem is None and (problem := length_problem(utterance, seconds, longest)):
-                    utterance = Utterance(self.path / name, seconds, text, problem=problem)
-                yield utterance
+                found = Utterance(self.path / name, seconds, text, place=(start, size) if size else None)
+                yield replace(found, problem=problem or length_problem(found, seconds, longest))
 
 
 class ShardedUtterances(Sequence[Utterance]):
-    """The utterances of some shards, of which only a few shards' are in memory.
+    """The utterances of several shards, with those of a few shards in memory at a time.
 
     Args:
-        shards: in the order in which they count.
-        window: shards that are mixed together.
-        longest: most seconds of an utterance.
+        shards: in the order of their indices.
+        window: shards that are shuffled together.
+        longest: maximum duration of an utterance in seconds.
     """
 
     def __init__(self, shards: list[Shard], window: int, longest: float) -> None:
@@ -140,15 +136,14 @@ class ShardedUtterances(Sequence[Utterance]):
         self._cached = functools.lru_cache(maxsize=self.window + 2)(self._read)
 
     def keep_usable(self, check: Callable[[Utterance], Utterance | Reject]) -> list[Reject]:
-        """Leave out what a check rejects, from now on; return the rejects."""
+        """Leave out the utterances that `check` rejects from now on, and return the rejects."""
         self._check = check
         rejects: list[Reject] = []
         counts = []
         for shard in self.shards:
             judged = [check(utterance) for utterance in shard.utterances(self.longest)]
-            bad = [verdict for verdict in judged if isinstance(verdict, Reject)]
-            rejects += bad
-            counts.append(len(judged) - len(bad))
+            rejects += (verdict for verdict in judged if isinstance(verdict, Reject))
+            counts.append(sum(isinstance(verdict, Utterance) for verdict in judged))
         self._ends = np.cumsum(counts)
         return rejects
 
@@ -176,31 +171,18 @@ class ShardedUtterances(Sequence[Utterance]):
 
 
 class ShardBatchSampler(BucketBatchSampler):
-    """Batches by duration within a window of shards; where one window holds them all, as for files.
+    """Batches by duration within a window of shards; with a single window, the batches of files.
 
-    Each pass takes the shards in another order. What a window leaves over for less than a batch goes
-    into the next, so that all passes have equally many batches.
+    Each pass takes the shards in another order. Utterances left over at the end of a window, too few for
+    a batch, go into the next, so that all passes have the same number of batches.
 
     Args:
         utterances: of shards.
-        batch: utterances of a global batch; the last one of a pass may hold fewer.
-        epochs_per_pass: epochs that share the batches of a pass over all utterances.
-        seed: seed of the order.
-        rank: this process's number among `world`.
-        world: processes that share a batch.
+        order: the other arguments of `BucketBatchSampler`, without weights.
     """
 
-    def __init__(
-        self,
-        utterances: ShardedUtterances,
-        *,
-        batch: int,
-        epochs_per_pass: int = 1,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        super().__init__([], batch=batch, epochs_per_pass=epochs_per_pass, seed=seed, rank=rank, world=world)
+    def __init__(self, utterances: ShardedUtterances, **order: Any) -> None:
+        super().__init__([], **order)
         self.utterances = utterances
 
     def utterances_per_pass(self) -> int:
@@ -210,7 +192,7 @@ class ShardBatchSampler(BucketBatchSampler):
         return self.utterances[index].duration
 
     def pass_batches(self, number: int, *, shuffled: bool) -> Iterator[list[int]]:
-        """All batches of a pass, one after the other; else the shortest of a window first."""
+        """All batches of a pass, shuffled within each window, or the shortest of a window first."""
         noise = random.Random(f"{self.seed}-{number}")
         jitter = self.JITTER if number else 0.0
         windows = self._windows(number, shuffled)
@@ -229,7 +211,7 @@ class ShardBatchSampler(BucketBatchSampler):
             yield from batches
 
     def _windows(self, number: int, shuffled: bool) -> list[list[int]]:
-        """Numbers of the shards that are mixed together in a pass, ascending within a window."""
+        """Numbers of the shards of each window, ascending within it."""
         order = list(range(len(self.utterances.shards)))
         if shuffled:
             random.Random(f"{self.seed}-{number}-shards").shuffle(order)
@@ -241,7 +223,7 @@ def read_place(utterance: Utterance) -> IO[bytes]:
     """The bytes of a sample in a shard.
 
     Raises:
-        UserError: the shard can't be read.
+        UserError: the shard cannot be read.
     """
     assert utterance.place is not None
     start, size = utterance.place
@@ -260,15 +242,15 @@ def read_place(utterance: Utterance) -> IO[bytes]:
 
 
 def write_shards(utterances: Iterable[Utterance], folder: Path, name: str, megabytes: float) -> int:
-    """Write shards NAME-000000.tar, ... of about so many megabytes; files go in as they are.
+    """Write shards NAME-000000.tar, ... of about this size; audio files are copied unchanged.
 
-    Those of that name that an earlier corpus left beyond the last are removed.
+    Shards of that name with higher numbers, from an earlier call, are deleted.
 
     Returns:
-        how many.
+        the number of shards.
 
     Raises:
-        UserError: webdataset is missing, or a file can't be read.
+        UserError: webdataset is missing, or a file cannot be read.
     """
     try:
         import webdataset
@@ -281,7 +263,7 @@ def write_shards(utterances: Iterable[Utterance], folder: Path, name: str, megab
             about = {"text": utterance.text, "duration": utterance.duration, "source": utterance.audio.name}
             writer.write({"__key__": f"{number:09d}", suffix: data, "json": json.dumps(about).encode()})
         shards = writer.shard
-    # Sentences in an earlier corpus's shards may be in another split by now.
+    # Sentences in shards of an earlier call may be in another split now.
     written = {f"{name}-{number:06d}.tar" for number in range(shards)}
     for shard in folder.glob(f"{glob.escape(name)}-{'[0-9]' * 6}.tar"):
         if shard.name not in written:
@@ -293,7 +275,7 @@ def _audio_bytes(utterance: Utterance) -> tuple[str, bytes]:
     if utterance.offset is not None:
         wave_SC, rate = read_samples(utterance.audio, utterance.offset, utterance.duration)
         part = io.BytesIO()
-        # FLAC has no floating point; what a file in it holds beyond full scale is cut off.
+        # FLAC holds integers only: values beyond full scale are clipped.
         soundfile.write(part, wave_SC.clip(-1, 1), rate, format="FLAC", subtype="PCM_16")
         return "flac", part.getvalue()
     try:
@@ -313,27 +295,24 @@ def _find(split: str, source: str) -> list[Path]:
     return shards
 
 
-def _stamp(path: Path) -> str:
-    about = path.stat()
-    name = f"{path.absolute()} {about.st_size} {about.st_mtime_ns}"
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:24]
+def _name(path: Path) -> str:
+    """Name of a shard's index, another one once the shard has changed."""
+    return hashlib.sha256(os.fsencode(" ".join(map(str, stamp(path))))).hexdigest()[:24]
 
 
-def _take_notes(shard: Shard) -> None:
-    """Inspect every sample of a shard and write down what it is and where."""
-    with durable_file(shard.notes, "w") as notes:
-        for row in _samples(shard.path):
-            notes.write(json.dumps(row) + "\n")
+def _write_index(shard: Shard) -> None:
+    with durable_file(shard.index, "w") as index:
+        index.writelines(json.dumps(row) + "\n" for row in _samples(shard.path))
 
 
 def _samples(path: Path) -> Iterator[list[Any]]:
-    """Rows of name, place, seconds, text and problem; a sample's files follow one another.
+    """Inspect every sample, whose files follow one another, and give its row of the index.
 
     Raises:
-        UserError: the disk, not the shard, is to blame; nothing of that is to be remembered.
+        UserError: the disk failed, not the shard; such an error must not get into the index.
     """
     try:
-        with tarfile.open(path, "r:") as archive:  # bytes of a compressed one have no place
+        with tarfile.open(path, "r:") as archive:  # in a compressed one, samples have no position
             members = (member for member in archive if member.isfile())
             for key, group in itertools.groupby(members, _key):
                 yield _sample(archive, key, list(group))
@@ -345,7 +324,7 @@ def _samples(path: Path) -> Iterator[list[Any]]:
 
 
 def _key(member: tarfile.TarInfo) -> str:
-    """What the files of a sample have in common: folder and name up to the first dot."""
+    """The key of a sample, common to its files: folder and name up to the first dot."""
     folder, _, name = member.name.rpartition("/")
     return f"{folder}:{name.partition('.')[0]}"
 

@@ -1,4 +1,4 @@
-"""Letters and their numbers: what the recogniser can write."""
+"""Letters and their indices: the outputs of a recogniser."""
 
 from blocksparse_rnn.errors import UserError
 
@@ -7,7 +7,7 @@ class Alphabet:
     """A fixed set of letters; the CTC blank comes after the last one.
 
     Args:
-        letters: every character that may be written, each once.
+        letters: every character that can be written, once each.
 
     Raises:
         UserError: a letter occurs twice, or there is none.
@@ -25,11 +25,11 @@ class Alphabet:
         return len(self.letters) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Numbers of the letters of `text`; raises KeyError for a letter outside the alphabet."""
+        """Indices of the letters of `text`; raises KeyError for a letter outside the alphabet."""
         return [self._index[letter] for letter in text]
 
     def decode(self, indices: list[int]) -> str:
-        """Text written by `indices`, none of which may be the blank."""
+        """Text of `indices`, none of which may be the blank."""
         return "".join(self.letters[i] for i in indices)
 
     def unknown(self, text: str) -> set[str]:
@@ -38,7 +38,7 @@ class Alphabet:
 
 
 def ctc_frames_needed(indices: list[int]) -> int:
-    """Fewest output frames in which CTC can write `indices`: one each, and a blank between twins.
+    """Minimum of output frames in which CTC can write `indices`: one each, and a blank between equal neighbours.
 
     Source: Graves et al., "Connectionist Temporal Classification", ICML 2006, section 3.1.
     """

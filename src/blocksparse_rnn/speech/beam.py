@@ -1,4 +1,4 @@
-"""From logits to text by beam search, with a language model and a list of words (flashlight's decoder).
+"""From logits to text by beam search, with a language model and a lexicon (flashlight's decoder).
 
 Shapes: B batch, T frames, V alphabet with blank.
 """
@@ -22,16 +22,16 @@ BLANK = "<blank>"
 class BeamDecoder:
     """Maximises log P(text | audio) + alpha log10 P(text) + beta words (Hannun et al., "Deep Speech", 2014).
 
-    With a language model of words, or a lexicon, only their words are written. With one of letters, in
-    which | is the space, any word may be.
+    With a word-level language model, or a lexicon, hypotheses consist of their words. With a
+    letter-level language model, in which | is the space, any word can occur.
 
     Args:
-        lm: a language model as KenLM reads it (.arpa, or its binary form); None for none.
-        lexicon: a file of words, one a line; None takes the words of the language model, if it has any.
+        lm: a language model for KenLM (.arpa or binary); None for none.
+        lexicon: a file with a word a line; None uses the words of a word-level language model.
         alpha: weight of the language model.
-        beta: added for each word.
-        beam: hypotheses that are kept after each frame.
-        threshold: hypotheses that are worse than the best by more are dropped.
+        beta: bonus for each word.
+        beam: hypotheses kept after each frame.
+        threshold: hypotheses whose score is lower than the best by more than this are dropped.
 
     Raises:
         UserError: a file is missing, or flashlight-text or kenlm is. Files are read at the first call.
@@ -79,12 +79,14 @@ class BeamDecoder:
         return texts
 
     def _make(self, alphabet: Alphabet) -> tuple[Any, bool]:
-        """Flashlight's decoder, and whether it writes words of a list."""
+        """Flashlight's decoder, and whether it has a lexicon."""
         space = "|" if "|" not in alphabet.letters else "<space>"
         tokens = [space if letter == " " else letter for letter in alphabet.letters] + [BLANK]
         words = self._words()
         if words is not None and " " not in alphabet.letters:
-            raise UserError("decoder.lexicon: the alphabet has no space to part words; decoder.lexicon=null")
+            raise UserError(
+                "decoder.lexicon: the alphabet has no space to separate words; set decoder.lexicon=null"
+            )
         with tempfile.TemporaryDirectory() as folder:
             lexicon = None if words is None else _spell(words, alphabet, space, Path(folder))
             try:
@@ -93,7 +95,7 @@ class BeamDecoder:
                     tokens=tokens if space in tokens else [*tokens, space],
                     lm=self.lm,
                     lm_weight=self.alpha,
-                    # A search without words counts them by the spaces between.
+                    # Without a lexicon words are counted by their spaces.
                     word_score=self.beta,
                     sil_score=0.0 if words is not None else self.beta,
                     beam_size=self.beam,
@@ -101,13 +103,13 @@ class BeamDecoder:
                     blank_token=BLANK,
                     sil_token=space,
                 )
-            except (RuntimeError, UnicodeDecodeError) as error:  # KenLM may quote what isn't UTF-8
+            except (RuntimeError, UnicodeDecodeError) as error:  # KenLM may quote bytes that are not UTF-8
                 reason = " ".join(str(error).split())
-                raise UserError(f"decoder.lm={self.lm}: KenLM can't read it: {reason}") from None
+                raise UserError(f"decoder.lm={self.lm}: KenLM cannot read it: {reason}") from None
         return decoder, words is not None
 
     def _words(self) -> list[str] | None:
-        """Words that may be written; None for any."""
+        """The words of hypotheses; None for any."""
         if self.lexicon is not None:
             try:
                 lines = Path(self.lexicon).read_text(encoding="utf-8").split("\n")
@@ -121,10 +123,10 @@ class BeamDecoder:
 
 
 def arpa_words(path: Path) -> Iterator[str]:
-    """Words of a language model in ARPA's format.
+    """Words of a language model in ARPA format.
 
     Raises:
-        UserError: it isn't.
+        UserError: the file has another format.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -136,30 +138,30 @@ def arpa_words(path: Path) -> Iterator[str]:
                     yield line.split()[1]
     except (ValueError, IndexError):  # UnicodeDecodeError is a ValueError
         raise UserError(
-            f"decoder.lm={path}: no words can be read from it, it isn't in ARPA's format; decoder.lexicon "
-            "must name a file of words"
+            f"decoder.lm={path}: is not in ARPA format, so its words cannot be read; set decoder.lexicon to "
+            "a file of words"
         ) from None
 
 
 def _spell(words: Iterable[str], alphabet: Alphabet, space: str, folder: Path) -> str:
-    """A lexicon as flashlight reads it: a word, its letters, and the space behind it."""
+    """A lexicon in flashlight's format: a word, its letters, and the space after it."""
     words = list(dict.fromkeys(words))
     spelt = [word for word in words if not alphabet.unknown(word)]
     if len(spelt) < len(words):
         unknown = next(word for word in words if alphabet.unknown(word))
         print(
-            f"decoder: {len(words) - len(spelt)} of {len(words)} words have letters that the alphabet lacks "
-            f"and are never written, such as {unknown!r}"
+            f"decoder: left out {len(words) - len(spelt)} of {len(words)} words, which have letters outside "
+            f"the alphabet, such as {unknown!r}"
         )
     if not spelt:
-        raise UserError("decoder: none of the words can be written in the letters of the alphabet")
+        raise UserError("decoder: every word of the lexicon has letters outside the alphabet")
     path = folder / "lexicon.txt"
     path.write_text("".join(f"{word}\t{' '.join(word)} {space}\n" for word in spelt), encoding="utf-8")
     return str(path)
 
 
 def _space_frame(alphabet: Alphabet) -> Tensor:
-    """A frame that can only be a space: it ends the last word, which has none behind it."""
+    """A frame that can only be a space, which ends the last word."""
     frame_1V = torch.full((1, len(alphabet)), -1e4)
     frame_1V[0, alphabet.letters.index(" ")] = 0
     return frame_1V
@@ -171,7 +173,7 @@ def _library() -> Any:
         from torchaudio.models.decoder import ctc_decoder
     except (ImportError, RuntimeError):
         raise UserError(
-            "decoder=beam needs flashlight-text and kenlm; pip install 'blocksparse-rnn[decode]', or "
+            "decoder=beam: needs flashlight-text and kenlm; pip install 'blocksparse-rnn[decode]', or set "
             "decoder=greedy"
         ) from None
     return ctc_decoder

@@ -35,22 +35,22 @@ class SpecAugmentSettings(TypedDict):
 class Features(nn.Module):
     """Log spectrogram: linear bins as in the paper, or mel bins.
 
-    A frame is computed from its own window alone (no centring, no padding), so that a frame is the
-    same in a batch, in a stream and alone.
+    A frame depends on its own window alone (no centring, no padding), so it is the same alone, in a batch
+    and in a stream.
 
     Args:
         kind: `linear` keeps the n_fft // 2 + 1 bins; `logmel` sums them into `mel_bins` bands.
         sample_rate: samples per second of the waveforms.
         window: length of a window in seconds.
         hop: seconds from one window to the next.
-        n_fft: points of the Fourier transform, at least a window; null means exactly a window.
+        n_fft: points of the Fourier transform, at least a window; None means exactly a window.
         mel_bins: bands of `logmel`; unused by `linear`.
         normalisation: `corpus` uses mean and standard deviation of the training corpus, stored with
-            the model; `utterance` those of each utterance.
-        specaugment: SpecAugment in training, or null for none.
+            the model; `utterance` uses those of each utterance.
+        specaugment: SpecAugment in training; None for none.
 
     Raises:
-        UserError: a value is outside what its argument allows.
+        UserError: a value is out of range.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Features(nn.Module):
         self.std_F: Tensor
 
     def frames(self, samples: int) -> int:
-        """Frames that `samples` samples give; 0 where they are fewer than one window."""
+        """Number of frames of `samples` samples; 0 for less than a window."""
         return max(0, (samples - self.n_fft) // self.hop_length + 1)
 
     def log_spectrogram(self, wave_BS: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Features(nn.Module):
         Returns:
             feature_BTF and the valid frames of each utterance.
         """
-        # Spectra are computed in float32 whatever autocast says: bf16 has no Fourier transform.
+        # Spectra are computed in float32 even under autocast: bf16 has no Fourier transform.
         with torch.autocast(wave_BS.device.type, enabled=False):
             feature_BTF = self.log_spectrogram(wave_BS.float())
         frames = [self.frames(n) for n in samples]

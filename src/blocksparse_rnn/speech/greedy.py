@@ -1,4 +1,4 @@
-"""From logits to text by best path: the likeliest letter of each frame, repeats and blanks removed.
+"""From logits to text by greedy decoding: the argmax of each frame, repeats and blanks removed.
 
 Shapes: B batch, T frames, V alphabet with blank.
 """
@@ -10,7 +10,7 @@ from blocksparse_rnn.speech.alphabet import Alphabet
 
 
 class GreedyDecoder:
-    """Best-path decoding (Graves et al., 2006, section 3.2)."""
+    """Greedy, or best-path, decoding (Graves et al., 2006, section 3.2)."""
 
     def __call__(self, logits_BTV: Tensor, lengths: list[int], alphabet: Alphabet) -> list[str]:
         """Decode a padded batch.

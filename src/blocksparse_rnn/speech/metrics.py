@@ -1,7 +1,6 @@
 """Error rates of a corpus: the sum of edits over the sum of reference lengths.
 
-A mean of each utterance's rate would weigh short utterances more, and an empty reference would
-make it infinite.
+A mean over utterances would give short ones more weight, and an empty reference would make it infinite.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from rapidfuzz.distance import Levenshtein
 
 @dataclass
 class ErrorCounts:
-    """Edits and reference lengths, in characters and in words; counts of several batches add up."""
+    """Edits and reference lengths in characters and words, summed over utterances."""
 
     char_edits: int = 0
     chars: int = 0
@@ -19,7 +18,7 @@ class ErrorCounts:
     words: int = 0
 
     def add(self, reference: str, hypothesis: str) -> None:
-        """Count one utterance. Spaces are characters; words are what spaces separate."""
+        """Add one utterance. Spaces count as characters and separate words."""
         self.char_edits += Levenshtein.distance(reference, hypothesis)
         self.chars += len(reference)
         self.word_edits += Levenshtein.distance(reference.split(), hypothesis.split())
@@ -27,7 +26,7 @@ class ErrorCounts:
 
     @property
     def cer(self) -> float:
-        """Character error rate as a fraction; 0 / 0 is 0, edits of an empty reference are infinite."""
+        """Character error rate as a fraction; 0 / 0 is 0, and edits without a reference give infinity."""
         return _rate(self.char_edits, self.chars)
 
     @property

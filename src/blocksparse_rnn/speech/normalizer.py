@@ -1,4 +1,4 @@
-"""Texts as people write them -> texts as they are spoken, in the letters of an alphabet."""
+"""Written texts -> texts as they are spoken, in the letters of an alphabet."""
 
 import functools
 import re
@@ -11,30 +11,30 @@ from blocksparse_rnn.errors import UserError
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u2032\u00b4\u0060\uff07", "'"))
 _SPOKEN = set("%‰&@#§*/\\†‡")
-"""Punctuation to Unicode, but read aloud: never dropped, so that a text with one of them is noticed."""
+"""Punctuation in Unicode, but read aloud: never dropped, so that a text with one of them becomes a reject."""
 _POWERS = re.compile("[⁰¹²³⁴-⁹]+")
 _QUOTED = re.compile(
     r"(?<![^\W_])'(?=\S)((?:[^']|(?<=[^\W_])'(?=[^\W_])|(?<=\s)'+(?=\s))*?)(?<=\S)'(?![^\W_])"
 )
-"""From a quote where a word begins to one where a word ends; an apostrophe within a word is none, nor one alone."""
+"""From a quote at the start of a word to one at the end of a word; apostrophes within words are no quotes."""
 
 
-class Normaliser:
-    """Brings a text to what is said in it: case, Unicode forms, digits, symbols, punctuation, spaces.
+class Normalizer:
+    """Normalises case, Unicode forms, numbers, symbols, punctuation and spaces.
 
-    What the alphabet lacks stays where it is, so that the text is found unusable and named; only
-    punctuation becomes a space, a pair of single quotes too, and where accents are folded, marks on letters go.
+    Punctuation, pairs of single quotes included, becomes a space. With `fold`, letters lose their accents. All
+    other characters outside the alphabet stay, so that the text becomes a reject.
 
     Args:
-        language: of the words that numbers become, as num2words calls it, or null: digits stay.
-        decimal: what parts off decimals, a point or a comma; the other one groups thousands.
-        lower: make letters small.
+        language: in which num2words writes numbers as words; None keeps digits.
+        decimal: the decimal separator, a point or a comma; the other one groups thousands.
+        lower: convert to lower case.
         accents: `keep` them, or `fold` letters to their base: é to e.
-        keep: characters that count as letters though they are punctuation or marks, such as ' or ä.
-        replace: what is said for a symbol, such as & for and; done first.
+        keep: characters to keep though they are punctuation or have marks, such as ' or ä.
+        replace: symbols and their words, such as & and "and"; replaced first.
 
     Raises:
-        UserError: num2words is missing, or doesn't know the language.
+        UserError: num2words is missing, or lacks the language.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Normaliser:
         self.number = re.compile(rf"(?:(?<!\S)[-\u2212])?(?:\d+(?:\^\d+)+|(?:{grouped}|{plain}){ordinal})")
 
     def __call__(self, text: str) -> str:
-        """The text, normalised; doing it twice changes nothing more."""
-        text = _POWERS.sub(r"^\g<0>", text.translate(_APOSTROPHES))  # to NFKC, digits like others
+        """The normalised text; normalising it again does not change it."""
+        text = _POWERS.sub(r"^\g<0>", text.translate(_APOSTROPHES))  # NFKC would make them plain digits
         text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES)
         if self.lower:
             text = text.lower()
@@ -67,13 +67,13 @@ class Normaliser:
         while (bare := _QUOTED.sub(r" \1 ", text)) != text:  # quotes within quotes
             text = bare
         text = "".join(map(self._letter, unicodedata.normalize("NFC", text)))
-        return " ".join(word for word in text.split() if word.strip("'"))  # an apostrophe alone says nothing
+        return " ".join(word for word in text.split() if word.strip("'"))  # no lone apostrophes
 
     def _speak(self, match: re.Match[str]) -> str:
         assert self.speak_number is not None
         words = self.speak_number(match[0])
         if words is None:
-            # Its digits stay, and will be noticed; in one piece, lest the next time each of them be said.
+            # The number stays and makes a reject; joined by ^, so that a second pass does not read its parts.
             return re.sub("[.,]", "^", match[0])
         return f" {words.lower() if self.lower else words} "
 
@@ -92,23 +92,23 @@ class Normaliser:
 
 
 _UNDIVIDED = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ß": "ss", "\u0131": "i"}
-"""Letters that Unicode doesn't take apart, and what is written for them where accents are folded."""
+"""Letters that Unicode does not decompose -> what `fold` makes of them."""
 
 
 def _number_speaker(language: str, decimal: str) -> Callable[[str], str | None]:
-    """What says a number in words, or None where nobody says it."""
+    """A function from a number to its words, or to None where it has none."""
     try:
         from num2words import CONVERTER_CLASSES, num2words
     except ImportError:
         raise UserError(
             "text.language: writing numbers as words needs num2words; pip install 'blocksparse-rnn[text]', "
-            "or text.language=null to leave digits as they are"
+            "or set text.language=null to keep digits"
         ) from None
     if language not in CONVERTER_CLASSES:
         raise UserError(f"text.language={language}: num2words knows {', '.join(sorted(CONVERTER_CLASSES))}")
 
     converter = CONVERTER_CLASSES[language]
-    # Where a language reads decimals digit by digit, we do: num2words forgets zeros at their end.
+    # Decimals digit by digit, where the language reads them so: num2words drops trailing zeros.
     minus, point = (_word(getattr(converter, name, None)) for name in ("negword", "pointword"))
 
     def say(number: int | Decimal, to: str = "cardinal") -> str:
@@ -139,7 +139,7 @@ def _number_speaker(language: str, decimal: str) -> Callable[[str], str | None]:
                 return say(-Decimal(digits))
             else:
                 words = cardinal(digits)
-        except Exception:  # its languages fail in ways of their own at what they can't say
+        except Exception:  # its languages raise various errors for unsupported numbers
             return None
         return f"{minus} {words}" if negative else words
 
@@ -147,5 +147,5 @@ def _number_speaker(language: str, decimal: str) -> Callable[[str], str | None]:
 
 
 def _word(given: object) -> str | None:
-    """What num2words has for a sign: not all of its languages have one word."""
+    """The word of num2words for a sign; None where the language does not have exactly one."""
     return given.strip() if isinstance(given, str) and given.strip().isalpha() else None

@@ -1,8 +1,8 @@
-"""`data=synth`: speech with no download, spoken by eSpeak NG; the same settings give the same bytes.
+"""`data=synth`: synthetic speech by eSpeak NG, without a download; the same settings give the same bytes.
 
-An utterance depends on the settings, its split and its index alone, so any number of workers makes
-the same corpus. A corpus is built once, in a temporary folder that takes its final name when it is
-complete, and checked on every later start.
+An utterance is a function of the settings, its split and its index alone, so any number of workers
+makes the same corpus. A corpus is built once, in a temporary folder that is renamed when it is complete,
+and verified on every later start.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from blocksparse_rnn.data.checks import range_problem
 from blocksparse_rnn.data.manifest import Utterance, manifest_line, read_manifest
 from blocksparse_rnn.data.synth.espeak import ACCENTS, MEN, WOMEN
 from blocksparse_rnn.data.synth.sentences import Grammar
@@ -30,10 +31,10 @@ from blocksparse_rnn.data.synth.speaker import (
     Recipe,
     Spoken,
     draw_sentence,
-    mistyped,
     rng_of,
     split_variants,
     unseen_trigrams,
+    with_label_noise,
 )
 from blocksparse_rnn.data.synth.workers import SpeakerWorkers, in_order
 from blocksparse_rnn.errors import UserError, cannot_write
@@ -44,31 +45,28 @@ SPLITS = ("train", "dev", "test")
 _MAX_HOURS = 1000
 _LEAST_UNSEEN = 0.2
 _SECONDS_PER_SENTENCE = 3.9  # on average
-_MAX_LOST = 0.5  # of which an utterance may still be understood
-_MAX_TYPOS = 0.5  # with which words may still be told apart
+_MAX_TYPOS = 0.5  # beyond it words can hardly be told apart
 _MIN_VOICES = 6  # a woman and a man for each split
 
 
 class SynthSpeech:
-    """A corpus spoken by eSpeak NG: random sentences, voices, rates, pitches and noise.
+    """A corpus synthesised by eSpeak NG: random sentences, voices, rates, pitches and noise.
 
     Voices and sentences of train, dev and test are disjoint.
 
     Args:
-        folder: corpora lie here, one folder each.
-        hours: length of train.
-        vocabulary: number of different words that can occur.
+        folder: of all corpora; each has a folder of its own in it.
+        hours: duration of train.
+        vocabulary: number of different words.
         accents: names among `espeak.ACCENTS`; every voice speaks with all of them.
-        voices: number of voices, over all splits together.
-        snr_db: lowest and highest ratio of speech to noise, in dB.
+        voices: number of voices of all splits together.
+        snr_db: lowest and highest signal-to-noise ratio in dB.
         rate_wpm: lowest and highest speaking rate, in eSpeak's words per minute.
         pitch: lowest and highest pitch on eSpeak's scale of 0 to 99, where 50 is a voice's own.
         seed: of the corpus; training has its own.
-        workers: processes that speak; None takes all cores.
-        held_out: length of dev and of test as a share of train's, half an hour each at most; None is a tenth.
-        lost: share of the speech that is lost; None is nothing.
-        gap_seconds: shortest and longest time that is lost in a row; None is 0.1 to 0.4.
-        typos: share of the transcripts' letters that are wrong, in every split; None is nothing.
+        workers: processes that synthesise; None uses all cores.
+        held_out: duration of dev and of test as a share of train's, at most half an hour each; None means a tenth.
+        typos: label noise, the share of wrong letters in the reference transcripts of every split; None means 0.
 
     Raises:
         UserError: a value is out of its range.
@@ -87,10 +85,7 @@ class SynthSpeech:
         pitch: list[int],
         seed: int,
         workers: int | None,
-        # Which the settings of earlier runs don't have:
         held_out: float | None = None,
-        lost: float | None = None,
-        gap_seconds: list[float] | None = None,
         typos: float | None = None,
     ) -> None:
         self.recipe = Recipe(
@@ -103,9 +98,6 @@ class SynthSpeech:
             pitch=tuple(pitch),
             seed=seed,
             held_out=None if held_out is None else float(held_out),
-            lost=None if lost is None else float(lost),
-            # Where nothing is lost the name of the corpus has no gaps in it.
-            gap_seconds=None if lost is None or gap_seconds is None else tuple(map(float, gap_seconds)),
             typos=None if typos is None else float(typos),
         )
         problems = [*_problems(self.recipe)]
@@ -117,15 +109,15 @@ class SynthSpeech:
         self.folder = Path(folder) / self.recipe.name
 
     def prepare(self) -> dict[str, list[Utterance]]:
-        """Build the corpus, unless it is there, and check every file of it.
+        """Build the corpus unless it exists, and verify every file of it.
 
         Raises:
             UserError: eSpeak NG is missing, the disk is full or not writable, a worker died, or a file
                 of the corpus is missing or damaged.
         """
         if not self.folder.is_dir():
-            with _lock(self.folder):
-                # Whoever held the lock before us may have built it.
+            with only_one(self.folder.with_name(f".{self.folder.name}.lock"), f"building {self.folder}"):
+                # The process that held the lock before this one may have built it.
                 if not self.folder.is_dir():
                     self._build()
         _check(self.folder)
@@ -148,13 +140,13 @@ class SynthSpeech:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _speak(self, folder: Path) -> dict[str, list[str]]:
-        """Write audio and manifests of all splits; return what is said in each."""
+        """Write audio and manifests of all splits; return the sentences of each."""
         total_hours = sum(self.recipe.seconds(split) for split in SPLITS) / 3600
         with (
             ThreadPoolExecutor(self.workers) as threads,
-            SpeakerWorkers(self.recipe, self.workers) as workers,
+            contextlib.closing(SpeakerWorkers(self.recipe, self.workers)) as workers,
             tqdm(
-                desc="speaking",
+                desc="synthesising",
                 total=total_hours,
                 bar_format="{desc} {percentage:3.0f}% {bar} {n:.2f} of {total:.2f} h [{elapsed}<{remaining}]",
                 disable=None,  # no bar where there is no terminal
@@ -168,7 +160,7 @@ class SynthSpeech:
     def _write_split(
         self, split: str, folder: Path, spoken: Generator[Spoken, None, None], bar: tqdm
     ) -> list[str]:
-        """Write utterances until the split is long enough; whatever the workers made beyond is dropped."""
+        """Write utterances until the split is long enough; further ones of the workers are dropped."""
         texts: list[str] = []
         samples, wanted = 0, self.recipe.seconds(split) * SAMPLE_RATE
         least = 1 if split == "train" else 2
@@ -186,19 +178,20 @@ class SynthSpeech:
                 bar.update(length / SAMPLE_RATE / 3600)
         return texts
 
-    def _written(self, said: str, split: str, index: int) -> str:
-        """The transcript of what was said."""
+    def _written(self, sentence: str, split: str, index: int) -> str:
+        """The reference transcript of a sentence, with label noise if the settings have it."""
         if self.recipe.typos is None:
-            return said
-        # With random numbers of their own, so that the speech is that of a corpus without.
-        return mistyped(said, self.recipe.typos, random.Random(f"{self.recipe.seed}/{split}/{index}/typos"))
+            return sentence
+        # Its own random numbers, so that the audio is the same as without label noise.
+        rng = random.Random(f"{self.recipe.seed}/{split}/{index}/typos")
+        return with_label_noise(sentence, self.recipe.typos, rng)
 
     def _describe(self, folder: Path, texts: dict[str, list[str]]) -> None:
         manifests = {f"{split}.jsonl": (folder / f"{split}.jsonl").read_bytes() for split in SPLITS}
         about = {
             "settings": {"format": FORMAT, **dataclasses.asdict(self.recipe)},
             "espeakng_loader": version("espeakng-loader"),
-            "utterances": {split: len(said) for split, said in texts.items()},
+            "utterances": {split: len(sentences) for split, sentences in texts.items()},
             "variants": split_variants(self.recipe.voices),
             "unseen_test_trigrams": round(unseen_trigrams(texts["test"], texts["train"]), 4),
             "manifests": {
@@ -210,7 +203,7 @@ class SynthSpeech:
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:
-    """What is wrong with the settings, a line each."""
+    """Everything that is wrong with the settings."""
     if not 0 < recipe.hours <= _MAX_HOURS:
         yield f"data.hours={recipe.hours:g}: must be above 0 and at most {_MAX_HOURS}"
     try:
@@ -228,15 +221,12 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             )
     if not _MIN_VOICES <= recipe.voices <= len(WOMEN + MEN):
         yield f"data.voices={recipe.voices}: must be from {_MIN_VOICES} to {len(WOMEN + MEN)}"
-    yield from _range_problems("snr_db", recipe.snr_db, -20, 100)
-    yield from _range_problems("rate_wpm", recipe.rate_wpm, 80, 450)
-    yield from _range_problems("pitch", recipe.pitch, 0, 99)
+    ranges = {"snr_db": (-20, 100), "rate_wpm": (80, 450), "pitch": (0, 99)}
+    for name, (lowest, highest) in ranges.items():
+        if problem := range_problem(f"data.{name}", getattr(recipe, name), lowest, highest):
+            yield problem
     if recipe.held_out is not None and not 0 < recipe.held_out <= 1:
         yield f"data.held_out={recipe.held_out:g}: must be above 0 and at most 1, or null for a tenth"
-    if recipe.lost is not None and not 0 < recipe.lost <= _MAX_LOST:
-        yield f"data.lost={recipe.lost:g}: must be above 0 and at most {_MAX_LOST:g}, or null for none"
-    if recipe.gap_seconds is not None:
-        yield from _range_problems("gap_seconds", recipe.gap_seconds, 0.05, 10)
     if recipe.typos is not None and not 0 < recipe.typos <= _MAX_TYPOS:
         yield f"data.typos={recipe.typos:g}: must be above 0 and at most {_MAX_TYPOS:g}, or null for none"
     if recipe.seed < 0:
@@ -244,10 +234,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _check_novelty(recipe: Recipe) -> None:
-    """Draw about as many sentences as will be spoken, and refuse a vocabulary that they exhaust.
+    """Draw about as many sentences as the corpus will have, and refuse a vocabulary that is too small for them.
 
     Raises:
-        UserError: hardly a word trigram of test would be new, so test would not tell learning from memory.
+        UserError: most word trigrams of test would occur in train, so test would not measure generalisation.
     """
     grammar = Grammar(recipe.vocabulary)
     texts = {
@@ -266,54 +256,35 @@ def _check_novelty(recipe: Recipe) -> None:
         )
 
 
-def _range_problems(name: str, values: tuple[float, ...], lowest: float, highest: float) -> Iterator[str]:
-    shown = f"data.{name}=[{', '.join(f'{value:g}' for value in values)}]"
-    if len(values) != 2:
-        yield f"{shown}: must be two numbers, the lowest and the highest"
-    elif not all(lowest <= value <= highest for value in values):
-        yield f"{shown}: both must be from {lowest} to {highest}"
-    elif values[0] > values[1]:
-        yield f"{shown}: the first must not exceed the second"
-
-
-def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
-    return only_one(folder.with_name(f".{folder.name}.lock"), f"building {folder}")
-
-
 def _check(folder: Path) -> None:
-    """Compare every file of a corpus with the size and checksum noted when it was built."""
-    about = folder / "corpus.json"
+    """Compare every file of a corpus with the size and checksum noted when it was built.
+
+    Raises:
+        UserError: a file is missing, unreadable or damaged.
+    """
+
+    def check(name: str, size: int, crc32: int) -> None:
+        try:
+            data = (folder / name).read_bytes()
+        except FileNotFoundError:
+            raise unusable(name, "is missing") from None
+        except OSError as error:
+            raise unusable(name, f"cannot be read ({error.strerror})") from None
+        if len(data) != size or zlib.crc32(data) != crc32:
+            raise unusable(name, "is damaged")
+
+    def unusable(name: str, problem: str) -> UserError:
+        return UserError(f"{folder / name} {problem}; delete {folder} to have the corpus rebuilt")
+
     try:
-        manifests = json.loads(about.read_bytes())["manifests"]
-        expected = [(folder / name, note["size"], note["crc32"]) for name, note in manifests.items()]
+        notes = json.loads((folder / "corpus.json").read_bytes())["manifests"]
+        manifests = [(name, note["size"], note["crc32"]) for name, note in notes.items()]
     except FileNotFoundError:
-        raise _unusable(about, "is missing", folder) from None
-    except (OSError, ValueError, LookupError, TypeError):
-        raise _unusable(about, "is damaged", folder) from None
+        raise unusable("corpus.json", "is missing") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise unusable("corpus.json", "is damaged") from None
     with ThreadPoolExecutor() as threads:
-        _compare(expected, folder, threads)
-        for manifest, *_ in expected:
-            rows = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
-            audio = [(folder / row["audio_filepath"], row["size"], row["crc32"]) for row in rows]
-            _compare(audio, folder, threads)
-
-
-def _compare(expected: list[tuple[Path, int, int]], folder: Path, threads: ThreadPoolExecutor) -> None:
-    for (path, _, _), problem in zip(expected, threads.map(_file_problem, expected), strict=True):
-        if problem:
-            raise _unusable(path, problem, folder)
-
-
-def _file_problem(expected: tuple[Path, int, int]) -> str | None:
-    path, size, crc32 = expected
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return None if len(data) == size and zlib.crc32(data) == crc32 else "is damaged"
-
-
-def _unusable(path: Path, problem: str, folder: Path) -> UserError:
-    return UserError(f"{path} {problem}; delete {folder} to have the corpus rebuilt")
+        for name, size, crc32 in manifests:
+            check(name, size, crc32)
+            rows = map(json.loads, (folder / name).read_text(encoding="utf-8").splitlines())
+            list(threads.map(lambda row: check(row["audio_filepath"], row["size"], row["crc32"]), rows))

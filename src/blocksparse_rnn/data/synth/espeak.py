@@ -1,4 +1,4 @@
-"""eSpeak NG through ctypes: text in, samples out, the same samples every time."""
+"""eSpeak NG through ctypes: text to samples, deterministic."""
 
 import _ctypes
 import ctypes
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from blocksparse_rnn.errors import UserError
 
-# Our names for the English accents and eSpeak's, which are paths in its data folder.
+# Names of the English accents in settings -> eSpeak's, which are paths in its data folder.
 ACCENTS = {
     "en-us": "gmw/en-US",
     "en-us-nyc": "gmw/en-US-nyc",
@@ -21,54 +21,17 @@ ACCENTS = {
     "en-caribbean": "gmw/en-029",
 }
 
-# eSpeak's voice variants that sound like people and differ clearly from one another (in pitch, in the
-# long-term spectrum), the clearest first. Left out: robots, whispers, croaks and near copies.
+# eSpeak's voice variants that sound human and differ clearly in pitch or long-term spectrum, the clearest
+# first. Left out: robots, whispers, croaks and near copies.
 WOMEN = [
-    "f2",
-    "f4",
-    "Annie",
-    "f3",
-    "linda",
-    "f1",
-    "Andrea",
-    "f5",
-    "belinda",
-    "steph",
-    "shelby",
-    "anika",
-    "Alicia",
-    "grandma",
-]
+    "f2", "f4", "Annie", "f3", "linda", "f1", "Andrea", "f5", "belinda", "steph", "shelby", "anika",
+    "Alicia", "grandma",
+]  # fmt: skip
 MEN = [
-    "m3",
-    "m7",
-    "m1",
-    "m4",
-    "adam",
-    "Mario",
-    "m2",
-    "m8",
-    "Nguyen",
-    "Alex",
-    "Gene",
-    "david",
-    "Denis",
-    "m6",
-    "pablo",
-    "paul",
-    "Michael",
-    "Diogo",
-    "edward",
-    "rob",
-    "m5",
-    "quincy",
-    "norbert",
-    "max",
-    "Mike",
-    "iven4",
-    "sandro",
-    "marcelo",
-]
+    "m3", "m7", "m1", "m4", "adam", "Mario", "m2", "m8", "Nguyen", "Alex", "Gene", "david", "Denis", "m6",
+    "pablo", "paul", "Michael", "Diogo", "edward", "rob", "m5", "quincy", "norbert", "max", "Mike",
+    "iven4", "sandro", "marcelo",
+]  # fmt: skip
 
 # espeakng-loader 0.2.4 carries eSpeak NG 1.52; these are the numbers of its speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -76,18 +39,18 @@ _INITIALIZE_DONT_EXIT = 0x8000
 _RATE, _VOLUME, _PITCH = 1, 2, 3
 _CHARS_UTF8 = 1
 _POSITION_CHARACTER = 1
-# At eSpeak's own volume, 100, the louder variants clip inside the synthesiser.
+# At eSpeak's default volume of 100 the louder variants clip in the synthesiser.
 _QUIET = 40
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
 class Espeak:
-    """Speaks text; the samples depend on nothing but the arguments of `say`.
+    """Synthesises speech; the samples are a function of the arguments of `say` alone.
 
-    eSpeak carries the state of its oscillators and noise generators from one text to the next, and
-    initialising it again does not reset them. So each text gets a freshly loaded library, which costs
-    a millisecond or two, with its random generators seeded.
+    eSpeak keeps the state of its oscillators and noise generators between texts, and initialising it
+    again does not reset them. So the library is loaded anew for each text, which takes a millisecond or
+    two, and its random generators are seeded.
 
     Raises:
         UserError: the library or its data cannot be loaded.
@@ -107,7 +70,7 @@ class Espeak:
             ) from None
 
     def say(self, text: str, voice: str, rate_wpm: int, pitch: int) -> tuple[NDArray[np.int16], int]:
-        """Speak `text` in `voice`, an accent and a variant such as `en-gb+f3`.
+        """Synthesise `text` with `voice`, an accent and a variant such as `en-gb+f3`.
 
         Returns:
             16-bit samples of shape (S,) and their number per second.
@@ -147,18 +110,18 @@ class Espeak:
         rate = library.espeak_Initialize(
             _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(self._data).encode(), _INITIALIZE_DONT_EXIT
         )
-        # When it cannot read our data, eSpeak falls back on a system's own without a word.
+        # If eSpeak cannot read its data, it silently uses that of the system.
         used = ctypes.c_char_p()
         library.espeak_Info(ctypes.byref(used))
         if rate <= 0 or used.value is None or Path(used.value.decode()) != self._data:
-            _unload(library)  # a copy left open would be what the next load gets, state and all
+            _unload(library)  # otherwise the next load would get this copy with its state
             raise OSError(f"it cannot read {self._data}; paths over 140 characters are too long for it")
         library.espeak_ng_SetRandSeed(ctypes.c_long(0))
-        ctypes.CDLL(None).srand(0)  # the breath of some variants draws from the C library
+        ctypes.CDLL(None).srand(0)  # some variants draw their breath noise from the C library
         return library
 
     def _voice_path(self, voice: str) -> str:
-        """Turn our `en-gb+f3` into eSpeak's `gmw/en+f3`; eSpeak itself ignores an unknown variant."""
+        """`gmw/en+f3` for `en-gb+f3`; an unknown variant is an error, which eSpeak would ignore."""
         accent, _, variant = voice.partition("+")
         known = not variant or (self._data / "voices" / "!v" / variant).is_file()
         if accent not in ACCENTS or not known:

@@ -1,6 +1,6 @@
-"""One utterance of synthetic speech: a sentence, a voice, loudness, silence and noise, from an index alone.
+"""One utterance of synthetic speech: sentence, voice, loudness, silence and noise, all drawn from its index.
 
-S samples.
+Shapes: S samples.
 """
 
 import dataclasses
@@ -9,7 +9,6 @@ import io
 import json
 import math
 import random
-import statistics
 import string
 import zlib
 from collections.abc import Iterable, Iterator
@@ -24,19 +23,18 @@ from blocksparse_rnn.data.synth.sentences import Grammar
 
 SAMPLE_RATE = 16000
 
-# Part of a corpus's hash; raise it when the same settings begin to give other sentences or samples.
+# Part of the name of a corpus; raise it when the same settings give other sentences or samples.
 FORMAT = 1
 _MAX_HELD_OUT_HOURS = 0.5
 _SPEECH_DB = (-30.0, -20.0)  # loudness of the speech before noise, relative to full scale
 _SILENCE = (0.05, 0.3)  # seconds before and after the speech
-_USUAL_GAP = (0.1, 0.4)  # seconds, of corpora whose settings have none
 _PEAK = 0.95
 _NOISE_SLOPES = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls as 1 / frequency ** slope
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All settings that a corpus depends on; ranges are (lowest, highest)."""
+    """All settings that determine a corpus; ranges are (lowest, highest)."""
 
     hours: float
     vocabulary: int
@@ -47,20 +45,18 @@ class Recipe:
     pitch: tuple[int, ...]
     seed: int
     held_out: float | None = None
-    lost: float | None = None
-    gap_seconds: tuple[float, ...] | None = None
     typos: float | None = None
 
     @property
     def name(self) -> str:
         """Name of the corpus folder: readable, and unique to the settings."""
-        # What is None is not named, so that a setting added later leaves the names of earlier corpora as they were.
+        # Without settings that are None, so that a new setting leaves the names of existing corpora unchanged.
         given = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
         settings = json.dumps({"format": FORMAT, **given}, sort_keys=True)
         return f"synth-{self.hours:g}h-{self.vocabulary}w-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
     def seconds(self, split: str) -> float:
-        """Wanted length of a split."""
+        """Wanted duration of a split."""
         if split == "train":
             return 3600 * self.hours
         hours = self.hours / 10 if self.held_out is None else self.hours * self.held_out
@@ -68,7 +64,7 @@ class Recipe:
 
 
 class Spoken(NamedTuple):
-    """An utterance on its way from a worker to the disk."""
+    """An utterance as a worker returns it."""
 
     text: str
     samples: int
@@ -76,7 +72,7 @@ class Spoken(NamedTuple):
 
 
 def split_variants(voices: int) -> dict[str, list[str]]:
-    """Share the first `voices` variants out: an eighth, at least two, each for dev and test.
+    """Divide the first `voices` variants: an eighth, at least two, each for dev and test, the rest for train.
 
     Every split has women and men.
     """
@@ -93,7 +89,7 @@ def split_variants(voices: int) -> dict[str, list[str]]:
 
 
 def sentence_split(sentence: str) -> str:
-    """The split that a sentence belongs to, by its hash: none is ever in two of them."""
+    """The split of a sentence, a function of its text, so that no sentence is in two splits."""
     return {0: "dev", 1: "test"}.get(zlib.crc32(sentence.encode()) % 10, "train")
 
 
@@ -106,12 +102,12 @@ def draw_sentence(grammar: Grammar, split: str, rng: random.Random) -> str:
 
 
 def rng_of(recipe: Recipe, split: str, index: int) -> random.Random:
-    """The random numbers of one utterance; the first ones draw its sentence."""
+    """Random numbers of one utterance; the first draw its sentence."""
     return random.Random(f"{recipe.seed}/{split}/{index}")
 
 
 def unseen_trigrams(sentences: Iterable[str], seen: Iterable[str]) -> float:
-    """Share of the word trigrams of `sentences` that no sentence of `seen` has."""
+    """Share of the word trigrams of `sentences` that do not occur in `seen`."""
     known = {trigram for sentence in seen for trigram in _trigrams(sentence)}
     unseen = [trigram not in known for sentence in sentences for trigram in _trigrams(sentence)]
     return sum(unseen) / len(unseen)
@@ -123,7 +119,7 @@ def _trigrams(sentence: str) -> Iterator[tuple[str, str, str]]:
 
 
 class Speaker:
-    """Makes utterances, each from its split and index alone."""
+    """Makes utterances, each a function of its split and index."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -138,15 +134,12 @@ class Speaker:
         voice = f"{rng.choice(self.recipe.accents)}+{rng.choice(self.variants[split])}"
         rate_wpm, pitch = rng.randint(*self.recipe.rate_wpm), rng.randint(*self.recipe.pitch)
         speech_S = resample(*self.espeak.say(text, voice, rate_wpm, pitch))
-        snr_db = rng.uniform(*self.recipe.snr_db)
-        if self.recipe.lost is not None:
-            speech_S = with_gaps(speech_S, self.recipe.lost, self.recipe.gap_seconds or _USUAL_GAP, rng)
-        wave_S = recorded(speech_S, snr_db, rng)
+        wave_S = recorded(speech_S, rng.uniform(*self.recipe.snr_db), rng)
         return Spoken(text, len(wave_S), _flac(wave_S))
 
 
-def mistyped(text: str, share: float, rng: random.Random) -> str:
-    """A text in which each letter is, with a probability of `share`, another one; words stay as long."""
+def with_label_noise(text: str, share: float, rng: random.Random) -> str:
+    """Replace each letter by another one with probability `share`; spaces stay."""
     letters = string.ascii_lowercase
     return "".join(
         rng.choice(letters.replace(letter, "")) if letter in letters and rng.random() < share else letter
@@ -154,28 +147,10 @@ def mistyped(text: str, share: float, rng: random.Random) -> str:
     )
 
 
-def with_gaps(
-    speech_S: NDArray[np.floating], lost: float, gap_seconds: tuple[float, ...], rng: random.Random
-) -> NDArray[np.floating]:
-    """Speech as if over a line that loses packets in bursts: silent in gaps that make up about `lost` of it.
-
-    Gaps and what is heard between them are of random lengths, as in a Gilbert channel, which is in a good or in a
-    bad state for some time (E. N. Gilbert, "Capacity of a burst-noise channel", 1960).
-    """
-    wave_S = speech_S.copy()
-    heard = statistics.mean(gap_seconds) * (1 - lost) / lost  # seconds between two gaps, on average
-    start = rng.expovariate(1 / heard)
-    while start * SAMPLE_RATE < len(wave_S):
-        end = start + rng.uniform(*gap_seconds)
-        wave_S[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = 0.0
-        start = end + rng.expovariate(1 / heard)
-    return wave_S
-
-
 def recorded(speech_S: NDArray[np.floating], snr_db: float, rng: random.Random) -> NDArray[np.float32]:
-    """Speech as if through a microphone: random loudness, silence around it, noise all over.
+    """Speech as from a microphone: at a random loudness, with silence before and after, and noise throughout.
 
-    The noise lies `snr_db` below the speech, in mean power over the speech without the silence.
+    The mean power of the noise is `snr_db` below that of the speech without the silence.
     """
     gain = 10 ** (rng.uniform(*_SPEECH_DB) / 20) / _rms(speech_S)
     before, after = (round(rng.uniform(*_SILENCE) * SAMPLE_RATE) for _ in range(2))
@@ -187,10 +162,10 @@ def recorded(speech_S: NDArray[np.floating], snr_db: float, rng: random.Random) 
 
 def noise(length: int, colour: str, seed: int) -> NDArray[np.floating]:
     """White, pink or brown noise of shape (length,) with a mean power of 1."""
-    padded = -(-length // 1024) * 1024  # the Fourier transform of an awkward length is slow
+    padded = -(-length // 1024) * 1024  # lengths with large prime factors make the Fourier transform slow
     rng = np.random.default_rng(seed)
     real, imaginary = rng.standard_normal((2, padded // 2 + 1), dtype=np.float32)
-    # Level below 50 Hz: most of brown noise would be too low to be heard.
+    # Flat below 50 Hz: otherwise most of brown noise would be inaudibly low.
     frequency = np.maximum(np.fft.rfftfreq(padded, 1 / SAMPLE_RATE), 50)
     falling = (frequency ** (-_NOISE_SLOPES[colour] / 2)).astype(np.float32)
     wave_S = np.fft.irfft((real + 1j * imaginary) * falling, padded)[:length]
@@ -198,7 +173,7 @@ def noise(length: int, colour: str, seed: int) -> NDArray[np.floating]:
 
 
 def resample(samples_S: NDArray[np.int16], rate: int) -> NDArray[np.floating]:
-    """Resample by cutting the spectrum off; as fast here as polyphase filters, and needs numpy alone."""
+    """Resample by truncating the spectrum; as fast here as polyphase filters, and needs only numpy."""
     common = math.gcd(rate, SAMPLE_RATE)
     down, up = rate // common, SAMPLE_RATE // common
     blocks = -(-len(samples_S) // (16 * down)) * 16

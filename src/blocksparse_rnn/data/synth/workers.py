@@ -1,4 +1,4 @@
-"""Processes that speak a corpus, and its utterances in order out of them."""
+"""Processes that synthesise a corpus, and its utterances in order."""
 
 import contextlib
 import itertools
@@ -10,7 +10,6 @@ import sys
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 from blocksparse_rnn.data.synth.speaker import Recipe, Speaker, Spoken
 from blocksparse_rnn.errors import UserError
@@ -19,11 +18,11 @@ _CHUNK = 8  # utterances a worker makes at a time
 
 
 class SpeakerWorkers:
-    """Processes that run `serve`, each asked by one thread at a time.
+    """Processes that run `serve`, each used by one thread at a time.
 
-    Plain programs on pipes rather than `multiprocessing`: that would import the main script, and with
-    it torch, in each of them. They read until their standard input closes, so they end when we do,
-    even if we are killed.
+    Programs on pipes rather than `multiprocessing`, which would import the main script, and torch with
+    it, in each of them. They read until their standard input closes, so they end with this process,
+    even if it is killed.
     """
 
     _program = "import sys; sys.path[:] = sys.argv[1:]; from blocksparse_rnn.data.synth.workers import serve; serve()"
@@ -33,41 +32,34 @@ class SpeakerWorkers:
         self.count = count
         self.processes: list[subprocess.Popen[bytes]] = []
         self.idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-
-    def __enter__(self) -> "SpeakerWorkers":
-        # Numerical libraries would start a thread per core in every one of them.
+        # Otherwise numerical libraries would start a thread per core in each of them.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
-            for _ in range(self.count):
+            for _ in range(count):
                 process = subprocess.Popen(
                     [sys.executable, "-c", self._program, *sys.path],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env=environment,
-                    process_group=0,  # Ctrl-C reaches us alone, and we end them
+                    process_group=0,  # Ctrl-C reaches this process alone, which ends them
                 )
                 self.processes.append(process)
                 self.idle.put(process)
         except OSError as error:
-            self._end()
+            self.close()
             raise UserError(
-                f"cannot start {self.count} processes ({error.strerror}); set data.workers lower"
+                f"data.workers={count}: cannot start as many processes ({error.strerror}); lower data.workers"
             ) from error
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the processes."""
         for process in self.processes:
             process.kill()
         for process in self.processes:
             process.wait()
 
     def speak(self, split: str, start: int) -> list[Spoken]:
-        """Have the next idle process make a chunk of utterances."""
+        """Let the next idle process make a chunk of utterances."""
         process = self.idle.get()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -77,7 +69,7 @@ class SpeakerWorkers:
             reply = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             raise UserError(
-                "a process that speaks the corpus died, perhaps killed for lack of memory; "
+                "a process that synthesises the corpus died, perhaps for lack of memory; "
                 f"start again with fewer than data.workers={self.count}"
             ) from None
         finally:
@@ -88,7 +80,7 @@ class SpeakerWorkers:
 
 
 def serve() -> None:
-    """The whole of a worker process: chunks of utterances, as asked for on standard input, until it closes."""
+    """Main loop of a worker process: make the chunks requested on standard input, until it closes."""
     speaker: Speaker | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
@@ -106,7 +98,7 @@ def serve() -> None:
 def in_order(
     workers: SpeakerWorkers, threads: ThreadPoolExecutor, split: str
 ) -> Generator[Spoken, None, None]:
-    """Utterances 0, 1, 2, ... without end, a bounded number of chunks ahead."""
+    """Utterances 0, 1, 2, ... without end, with a bounded number of chunks prefetched."""
     ahead: deque[Future[list[Spoken]]] = deque()
     try:
         for start in itertools.count(0, _CHUNK):
