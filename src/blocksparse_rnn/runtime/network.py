@@ -23,8 +23,8 @@ from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runtime.bsr import BlockSparse
 from blocksparse_rnn.runtime.cpu_layers import CLIP, gru_layer, rnn_layer
 
-PARTS = ("convolutions", "recurrent", "fully connected")
-"""What a network's time is counted under."""
+PARTS = ("features", "convolutions", "recurrent", "fully connected")
+"""What a recogniser's time is counted under; whoever computes the features counts theirs."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ class Network:
     @torch.inference_mode()
     def __call__(self, features: Sequence[Tensor], threads: int = 1) -> list[Tensor]:
         """Logits (T', V) of each utterance, given its features (T, F), T at least 1."""
-        with self._timed("convolutions"):
+        with self.timed("convolutions"):
             packed = pack_sequence([self._front(feature_TF) for feature_TF in features], enforce_sorted=False)
         sizes, x_NI = packed.batch_sizes.tolist(), packed.data
-        with self._timed("recurrent"):
+        with self.timed("recurrent"):
             for layer in self.recurrent:
                 x_NI = layer(x_NI, sizes, threads)
         logits_NV = self._logits(x_NI, threads)
@@ -157,12 +157,13 @@ class Network:
         return as_frames(x_CTF)
 
     def _logits(self, x_NH: Tensor, threads: int) -> Tensor:
-        with self._timed("fully connected"):
+        with self.timed("fully connected"):
             hidden_NH = self.fc_HH.product(x_NH, threads).add_(self.fc_bias_H).clamp_(0.0, CLIP)
             return functional.linear(hidden_NH, self.output_VH, self.output_bias_V)
 
     @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time spent within as one of PARTS."""
         start = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - start
@@ -193,7 +194,7 @@ class NetworkStream:
     @torch.inference_mode()
     def feed(self, feature_TF: Tensor, end: bool = False) -> Tensor:
         """Logits (T', V) that the next frames make possible, often none; all that are left at the end."""
-        with self.network._timed("convolutions"):
+        with self.network.timed("convolutions"):
             x_CTF = feature_TF.unsqueeze(0)
             for convolution in self._convolutions:
                 x_CTF = convolution.feed(x_CTF, end)
@@ -203,7 +204,7 @@ class NetworkStream:
             self._waiting = [frames_NI]
             return torch.empty(0, len(self.network.output_bias_V))
         self._waiting = []
-        with self.network._timed("recurrent"):
+        with self.network.timed("recurrent"):
             for layer, state_1H in zip(self.network.recurrent, self._states, strict=True):
                 frames_NI = layer(frames_NI, [1] * len(frames_NI), self.threads, state_1H)
         return self.network._logits(frames_NI, self.threads)
