@@ -233,7 +233,10 @@ def test_silence_and_next_to_nothing_are_a_note(reserved, tmp_path, capsys, seco
         ({"audio": [Path("in.jsonl")], "jsonl": Path("in.jsonl")}, "would replace in.jsonl, which is read"),
         ({"audio": [Path("in.jsonl")], "jsonl": Path("a.wav")}, "would replace .*a.wav, which is read"),
         ({"audio": [Path("empty/../in.jsonl")], "jsonl": Path("in.jsonl")}, "would replace"),
-        ({"audio": [Path("a.wav")], "jsonl": Path("model")}, "would replace .*gru.safetensors, which is read"),
+        (
+            {"audio": [Path("a.wav")], "jsonl": Path("model")},
+            "would replace .*gru.safetensors, which is read",
+        ),
         ({"audio": [Path("a.wav")], "stream": True}, "--stream reads standard input"),
         ({}, "nothing to transcribe"),
     ],

@@ -11,9 +11,8 @@ import torch
 from test_runtime import LENGTHS, TOLERANCE, packed_frames, sparse_matrix
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.models.cuda_graphs import Recordings, bucket
+from blocksparse_rnn.models.cuda_graphs import CapturedGraphs, bucket
 from blocksparse_rnn.models.recurrence import CLIP, gru_forward, rnn_backward, rnn_forward
-from blocksparse_rnn.runtime import cuda_layers
 from blocksparse_rnn.runtime.bsr import BlockSparse
 from blocksparse_rnn.runtime.cuda_layers import DeviceMatrix, gru_layer, rnn_layer
 
@@ -38,12 +37,12 @@ def matrix(rows, columns, block, dtype, seed, device):
 
 
 def allowed(dtype, expected):
-    """Weights are compared after their rounding, so what is left is that of activations."""
+    """Weights are compared as rounded, so only the rounding of activations differs."""
     return {"fp32": 1e-5}.get(dtype, 2e-2) * max(1.0, float(expected.abs().max()))
 
 
 def sides(block):
-    """Units and inputs: several blocks, and few enough for an interpreter."""
+    """Units and inputs: several blocks, few enough for an interpreter."""
     return max(4, 2 * block[0], 2 * block[1]), max(4, 3 * block[1])
 
 
@@ -82,7 +81,7 @@ def test_any_number_of_utterances_of_any_length(device, lengths):
     assert (result.cpu() - expected).abs().max() < 1e-5 * max(1.0, float(expected.max()))
 
 
-def test_a_recording_serves_all_sequences_of_its_bucket_and_keeps_nothing_of_the_last(device):
+def test_a_graph_serves_all_sequences_of_its_bucket_and_keeps_nothing_of_the_last(device):
     w, w_device = matrix(24, 8, (8, 8), "fp32", 1, device)
     u, u_device = matrix(24, 8, (8, 8), "fp32", 2, device)
     bias = torch.randn(24)
@@ -91,7 +90,7 @@ def test_a_recording_serves_all_sequences_of_its_bucket_and_keeps_nothing_of_the
         expected = gru_forward(x.double() @ w.double().t() + bias, u.double(), sizes)
         result = gru_layer(w_device, u_device, bias.to(device), x.to(device), sizes)
         torch.testing.assert_close(result.cpu().double(), expected, atol=1e-5, rtol=0)
-    assert len(u_device._recordings) == 2  # of 10 steps: 4 vectors and 3
+    assert len(u_device._graphs) == 2  # of 10 steps: 4 vectors and 3
 
 
 def test_a_gru_goes_on_from_its_state(device):
@@ -113,7 +112,7 @@ def test_the_state_of_an_utterance_is_that_after_its_own_end(device):
     torch.testing.assert_close(state, hidden[[starts[4], starts[1] + 1, starts[0] + 2]])
 
 
-def test_the_rectifier_clips_and_keeps_what_is_no_number(device):
+def test_relu_clips_and_keeps_nan(device):
     one = DeviceMatrix.of(BlockSparse.from_dense(torch.eye(8), (4, 4)), device)
     x = torch.tensor([[-1.0, 0, 1, 19, 20, 21, 1e9, -1e9], [float("nan")] + 7 * [1.0]], device=device)
     result = rnn_layer(one, one, one, torch.zeros(8, device=device), x, [2]).cpu()
@@ -150,13 +149,13 @@ def test_buckets_waste_at_most_a_quarter_and_are_few():
     assert [bucket(size) for size in sizes] == sizes
 
 
-def test_the_oldest_recording_is_dropped():
+def test_the_least_recently_used_graph_is_dropped():
     made = []
-    recordings: Recordings[int] = Recordings(2)
+    graphs: CapturedGraphs[int] = CapturedGraphs(2)
     for key in (1, 2, 1, 3, 1, 2):
-        recordings.get(key, lambda key=key: made.append(key) or key)
+        graphs.get(key, lambda key=key: made.append(key) or key)
     assert made == [1, 2, 3, 2]
-    assert len(recordings) == 2
+    assert len(graphs) == 2
 
 
 COMPILE = """
@@ -202,14 +201,10 @@ def test_every_kernel_compiles_for_gpus_even_where_there_is_none(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) == 40
-    for _, block, dtype, _, on_matrix_unit, size, shared in found:
+    for _, block, dtype, _, on_tensor_cores, size, shared in found:
         assert size > 0
         assert shared < 100_000  # bytes; what a program may have on these GPUs, with room
-        assert on_matrix_unit == (block >= 16 and dtype != "fp32")
-
-
-def test_the_clip_is_that_of_training():
-    assert cuda_layers.CLIP == CLIP
+        assert on_tensor_cores == (block >= 16 and dtype != "fp32")
 
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
