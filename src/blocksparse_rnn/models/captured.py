@@ -171,7 +171,7 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a_MG: Tensor, weight_GH: Tensor, batch_sizes: list[int]) -> Tensor:
         def steps(a_MG: Tensor, weight_GH: Tensor) -> tuple[Tensor, ...]:
-            return recurrence.gru_scan(a_MG, recurrence.Dense(weight_GH), batch_sizes)
+            return recurrence.gru_scan(a_MG, recurrence.Dense(weight_GH).forward, batch_sizes)
 
         width = weight_GH.shape[1]
         *kept, recurrent_MG = _run(steps, a_MG, weight_GH, key=("gru", batch_sizes[0]))

@@ -197,7 +197,7 @@ class _GRU(torch.autograd.Function):
         ctx: Any, a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int], make_product: MakeProduct
     ) -> Tensor:
         product = make_product(weight_GH)
-        hidden_NH, gates_NR, new_NH, recurrent_NG = gru_scan(a_NG, product, batch_sizes)
+        hidden_NH, gates_NR, new_NH, recurrent_NG = gru_scan(a_NG, product.forward, batch_sizes)
         ctx.save_for_backward(hidden_NH, gates_NR, new_NH, recurrent_NG[:, 2 * new_NH.shape[1] :])
         ctx.product, ctx.batch_sizes = product, batch_sizes
         return hidden_NH
@@ -218,17 +218,26 @@ class _GRU(torch.autograd.Function):
         return gru_input_gradient(grad_hidden_NH, grad_recurrent_NG, to_new_NH), grad_weight_GH, None, None
 
 
-def gru_scan(a_NG: Tensor, product: Product, batch_sizes: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The steps of a GRU: hidden states (N, H), gates r and z (N, 2H), n (N, H), and U h (N, 3H)."""
+def gru_scan(
+    a_NG: Tensor,
+    multiply: Callable[[Tensor, Tensor | None, Tensor], None],
+    batch_sizes: list[int],
+    state_BH: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The steps of a GRU from a state (default: zeros).
+
+    Returns:
+        Hidden states (N, H), gates r and z (N, 2H), n (N, H), and U h (N, 3H).
+    """
     width = a_NG.shape[1] // 3
     hidden_NH = a_NG.new_empty(len(a_NG), width)
     recurrent_NG = torch.empty_like(a_NG)
     gates_NR = a_NG.new_empty(len(a_NG), 2 * width)
     new_NH = torch.empty_like(hidden_NH)
-    state = a_NG.new_zeros(batch_sizes[0], width)
+    state = a_NG.new_zeros(batch_sizes[0], width) if state_BH is None else state_BH
     for a, u, rz, n, h in _steps(batch_sizes, a_NG, recurrent_NG, gates_NR, new_NH, hidden_NH):
         state = state[: len(h)]
-        product.forward(state, None, out=u)
+        multiply(state, None, u)
         torch.add(a[:, : 2 * width], u[:, : 2 * width], out=rz)
         rz.sigmoid_()
         torch.addcmul(a[:, 2 * width :], rz[:, :width], u[:, 2 * width :], out=n)

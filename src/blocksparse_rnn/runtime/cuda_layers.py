@@ -16,9 +16,10 @@ from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.models.cuda_graphs import CapturedGraphs, bucket, capture
+from blocksparse_rnn.models.recurrence import CLIP
 from blocksparse_rnn.pruning.blocks import BlockSize
 from blocksparse_rnn.runtime.bsr import BlockSparse
-from blocksparse_rnn.runtime.cpu_layers import CLIP, check_layer
+from blocksparse_rnn.runtime.cpu_layers import check_layer, last_frames
 
 MOST_GRAPHS = 8
 """Graphs that a layer keeps."""
@@ -195,7 +196,7 @@ class _Sequence:
         self.tables_2T.copy_(tables_2T)
         self.replay()
         if state_BH is not None:
-            state_BH.copy_(self.out_DNH[0, _last_frames(batch_sizes).to(state_BH.device)])
+            state_BH.copy_(self.out_DNH[0, last_frames(batch_sizes).to(state_BH.device)])
         return self.out_DNH[:, : len(x_NI)].sum(0)
 
 
@@ -214,11 +215,3 @@ class _RNNSequence(_Sequence):
         for step in range(1, self.steps + 1):
             numbers = (step, self.steps, self.out_DNH.shape[1], self.width, CLIP)
             kernels.rnn_step[self.grid](*self.tensors, *numbers, **self.tiles)
-
-
-def _last_frames(batch_sizes: Sequence[int]) -> Tensor:
-    """Where each utterance's last frame lies, (B,)."""
-    sizes = torch.tensor(batch_sizes)
-    utterance_B = torch.arange(batch_sizes[0])
-    lengths_B = (sizes[:, None] > utterance_B).sum(0)
-    return (sizes.cumsum(0) - sizes)[lengths_B - 1] + utterance_B
