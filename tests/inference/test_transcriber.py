@@ -400,7 +400,7 @@ def test_the_programs_themselves(gru, audio, tmp_path):
     done = call("export.py", gru, "m.safetensors", "--dtype", "int8")
     assert done.returncode == 0, done.stderr
     assert b"times smaller than dense fp32" in done.stdout
-    assert b"of it indices" in done.stdout
+    assert b"of which indices" in done.stdout
     done = call("transcribe.py", "m.safetensors", "--stream", data=pcm(load_audio(audio[0], RATE)) + b"x")
     assert done.returncode == 1
     assert done.stdout.decode() == Transcriber(tmp_path / "m.safetensors")(audio[0]) + "\n"

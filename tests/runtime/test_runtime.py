@@ -380,12 +380,12 @@ def test_no_place_to_compile_into_is_one_line(monkeypatch, tmp_path):
             patch.setattr(library, "_version", lambda _: "1")
             patch.setattr(library, "_compile", lambda path, _: path)
             patch.setattr(f"blocksparse_rnn.runtime.library.{name}", fails)
-            with pytest.raises(UserError, match=f"^runtime: no place to compile into .*{error}"):
+            with pytest.raises(UserError, match=f"^runtime: no folder to compile into .*{error}"):
                 library.load(VARIANTS[-1])
     error = RuntimeError("Could not determine home directory.")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", fails)
-    with pytest.raises(UserError, match=r"^runtime: no place to keep it"):
+    with pytest.raises(UserError, match=r"^runtime: no cache folder"):
         library.load(VARIANTS[-1])
     monkeypatch.setenv("CXX", "g++ '")
     with pytest.raises(UserError, match=r"^runtime: CXX=g.. ': No closing quotation"):
