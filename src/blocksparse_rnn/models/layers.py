@@ -117,7 +117,7 @@ class ConvolutionStack(nn.Module):
 
 
 class RNNLayer(nn.Module):
-    """Bidirectional clipped-rectifier layer: h_t = clip(BN(W x_t) + U h_{t-1}), directions summed.
+    """Bidirectional clipped-ReLU layer: h_t = clip(BN(W x_t) + U h_{t-1}), directions summed.
 
     Both directions share W and its batch norm and have their own U. The only bias is batch norm's
     shift (Amodei et al., "Deep Speech 2", 2016, section 3.2).
