@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.runs.checkpoint_files import load_weights
 from blocksparse_rnn.runs.folder import RunFolder
@@ -79,7 +78,7 @@ def logits_of(run: Path, split: str) -> list:
     recogniser = build_recogniser(settings).eval()
     recogniser.load_state_dict(load_weights(RunFolder.existing(run).best))
     data = SpeechData(
-        {split: [u for u in build(settings["data"]).prepare()[split] if u.problem is None]},
+        {split: [u for u in settings.data.build().prepare()[split] if u.problem is None]},
         recogniser.alphabet,
         sample_rate=recogniser.features.sample_rate,
         batch=32,
@@ -101,7 +100,7 @@ def main() -> None:
     dev, test = logits_of(arguments.run, "dev"), logits_of(arguments.run, "test")
     with tempfile.TemporaryDirectory() as folder:
         arpa = Path(folder) / "words.arpa"
-        write_arpa((u.text for u in build(settings["data"]).prepare()["train"] if u.problem is None), arpa)
+        write_arpa((u.text for u in settings.data.build().prepare()["train"] if u.problem is None), arpa)
 
         def beam(alpha: float, beta: float) -> BeamDecoder:
             return BeamDecoder(lm=str(arpa), lexicon=None, alpha=alpha, beta=beta, beam=50, threshold=50.0)
@@ -126,7 +125,7 @@ def main() -> None:
                 f"{name:40} CER {counts.cer:.4f}  WER {counts.wer:.4f}  {per_utterance:.1f} ms an utterance"
             )
     if arguments.json:
-        about = {"run": arguments.run.name, "seed": settings["seed"], "machine": cpu_name(), "rows": rows}
+        about = {"run": arguments.run.name, "seed": settings.seed, "machine": cpu_name(), "rows": rows}
         arguments.json.write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the tests marked gpu, a training step, and the runtime's layers, each on this GPU.
+"""All checks that need a GPU: the tests marked gpu, and the benchmarks of a training step and of the runtime's layers.
 
 Writes OUT/train_step.json and OUT/runtime.json, which name the machine. Exits with 2 where there is no GPU,
 with 1 where a part fails.
@@ -37,7 +37,7 @@ def main() -> int:
         print(f"\n{name}:", flush=True)
         if subprocess.run([sys.executable, *command], cwd=HERE.parent).returncode:
             failed.append(name)
-    print(f"\ngpu-check: {'failed: ' + ', '.join(failed) if failed else 'all well'}, results in {out}")
+    print(f"\ngpu-check: {'failed: ' + ', '.join(failed) if failed else 'all passed'}, results in {out}")
     return 1 if failed else 0
 
 

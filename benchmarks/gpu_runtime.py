@@ -1,7 +1,7 @@
-"""Whole recurrent layers on a GPU: block-sparse by Triton kernels in a CUDA graph, beside PyTorch's dense layer.
+"""Whole recurrent layers on a GPU: block-sparse (Triton kernels in a CUDA graph) beside PyTorch's dense layers.
 
-Both matrices of a layer are 90 % sparse, in random blocks. All rivals of a row take turns in one process, and
-their results are compared before; medians of milliseconds. nn.RNN has no clip, so states are kept below it.
+All matrices of a layer are 90 % sparse, in random blocks. The candidates for a layer take turns in one process, after
+their results have been compared; reported are medians in milliseconds. nn.RNN doesn't clip, so states stay below 20.
 
 python benchmarks/gpu_runtime.py [--json results/gpu/runtime.json]
 """
@@ -28,11 +28,11 @@ LAYERS = (("gru", 2560), ("rnn", 1760))
 STEPS, SPARSITY = 200, 0.9
 BLOCKS, BATCHES, DTYPES = (4, 8, 16, 32), (1, 8, 32), ("fp32", "bf16", "int8")
 ALLOWED = {"fp32": 1e-4, "bf16": 3e-2, "int8": 5e-2}
-"""Largest error, as a share of the largest value: how the format rounds."""
+"""Largest error, as a share of the largest value: the rounding of the format."""
 
 
 def matrices_of(cell: str, width: int, block: int) -> list[Tensor]:
-    """W and the U of each direction; halved, so that a rectified state doesn't grow."""
+    """W and the U of each direction; halved, so that states of a ReLU don't grow."""
     gates, count = (3, 2) if cell == "gru" else (1, 3)
     return [random_sparse(gates * width, width, block, SPARSITY, seed) / 2 for seed in range(count)]
 
@@ -53,12 +53,12 @@ def dense_layer(cell: str, matrices: list[Tensor]) -> nn.RNNBase:
 def compare(
     cell: str, width: int, block: int, batch: int, steps: int, device: torch.device, repetitions: int
 ) -> list[dict[str, Any]]:
-    """A row for each rival of one layer, block and batch."""
+    """A row for each candidate for one layer, block and batch."""
     matrices = matrices_of(cell, width, block)
     packed = pack_padded_sequence(torch.randn(batch, steps, width), [steps] * batch, batch_first=True)
     sizes, bias_O = packed.batch_sizes.tolist(), torch.zeros(len(matrices[0]), device=device)
     packed = packed.to(device)
-    rivals: dict[tuple[str, str], Callable[[], Tensor]] = {}
+    candidates: dict[tuple[str, str], Callable[[], Tensor]] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         reference, x = (
             dense_layer(cell, matrices).to(device, dtype),
@@ -69,19 +69,19 @@ def compare(
             hidden = reference(x)[0].data
             return hidden[:, :width] + hidden[:, width:] if reference.bidirectional else hidden
 
-        rivals[f"torch nn.{cell.upper()}", name] = dense
+        candidates[f"torch nn.{cell.upper()}", name] = dense
     layer: Callable[..., Tensor] = gru_layer if cell == "gru" else rnn_layer
     for name in DTYPES:
         sparse = [DeviceMatrix.of(BlockSparse.from_dense(m, (block, block), name), device) for m in matrices]
-        rivals["blocksparse", name] = lambda sparse=sparse: layer(*sparse, bias_O, packed.data, sizes)
-    expected = rivals[f"torch nn.{cell.upper()}", "fp32"]()
+        candidates["blocksparse", name] = lambda sparse=sparse: layer(*sparse, bias_O, packed.data, sizes)
+    expected = candidates[f"torch nn.{cell.upper()}", "fp32"]()
     errors = {
-        key: float((work() - expected).abs().max() / expected.abs().max()) for key, work in rivals.items()
+        key: float((work() - expected).abs().max() / expected.abs().max()) for key, work in candidates.items()
     }
     wrong = [f"{key[0]} {key[1]} is off by {e:.1%}" for key, e in errors.items() if not e <= ALLOWED[key[1]]]
     if wrong:
         raise SystemExit(f"gpu_runtime: {cell} {width}, block {block}, batch {batch}: {'; '.join(wrong)}")
-    times = medians(rivals, device, repetitions)
+    times = medians(candidates, device, repetitions)
     dense_ms = times[f"torch nn.{cell.upper()}", "fp32"]
     about = {
         "cell": cell,
@@ -105,12 +105,12 @@ def compare(
 
 
 def medians(
-    rivals: dict[tuple[str, str], Callable[[], Tensor]], device: torch.device, repetitions: int
+    candidates: dict[tuple[str, str], Callable[[], Tensor]], device: torch.device, repetitions: int
 ) -> dict[tuple[str, str], float]:
-    """Milliseconds of each, taking turns."""
-    times: dict[tuple[str, str], list[float]] = {name: [] for name in rivals}
+    """Milliseconds of each; they take turns."""
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in candidates}
     for _ in range(repetitions):
-        for name, work in rivals.items():
+        for name, work in candidates.items():
             work()
             wait(device)
             start = time.perf_counter()

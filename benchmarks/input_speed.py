@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from blocksparse_rnn.config.build import build_shapes
 from blocksparse_rnn.config.compose import compose_settings
-from blocksparse_rnn.config.schema import build, build_shapes
 from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
@@ -74,9 +74,9 @@ def need_here(settings: dict, data: SpeechData, steps: int = 6) -> float:
 
 def need_on_gpu(settings: dict) -> dict:
     """Frames per second that a GPU can train at most: 6 operations for each weight in matrices and frame."""
-    model, features = build_shapes(settings), build(settings["features"])
+    model, features = build_shapes(settings), settings.features.build()
     stride = features.frames(160_000) / model.frames(features.frames(160_000))
-    weights = count_parameters(model, settings["prunable"]).prunable
+    weights = count_parameters(model, settings.prunable).prunable
     # Without the convolutions, whose operations would only lower the bound.
     flops = 6 * weights / stride
     return {
@@ -97,11 +97,11 @@ def main() -> None:
     torch.set_num_threads(1)
     common = ["scale=mini", f"data.hours={arguments.hours}"]
     settings = compose_settings([*common, "augment=standard"])
-    utterances = build(settings["data"]).prepare()
-    alphabet, rate = Alphabet(settings["alphabet"]), settings["features"]["sample_rate"]
+    utterances = settings.data.build().prepare()
+    alphabet, rate = Alphabet(settings.alphabet), settings.features.sample_rate
     recogniser = build_recogniser(settings)
     augment = Augmenter(
-        [build(node) for node in settings["augment"].values()],
+        [node.build() for node in settings.augment.nodes()],
         seed=0,
         fewest_samples=recogniser.fewest_samples(60),
         alphabet=alphabet,

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from blocksparse_rnn.config.compose import compose_settings
-from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Manifests, Utterance, manifest_line, total_hours
@@ -76,7 +75,7 @@ def main() -> None:
         epoch(arguments.epoch[0], Path(arguments.epoch[1]))
         return
     settings = compose_settings(["scale=mini", f"data.hours={arguments.hours}"])
-    utterances = build(settings["data"]).prepare()["train"]
+    utterances = settings.data.build().prepare()["train"]
     rows = []
     for times in TIMES:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""What a training step gains when products skip the blocks that are pruned for good (skip_zeros=true).
+"""Speed-up of a training step whose products skip pruned blocks (skip_zeros=true).
 
-A layer (batch norm included, forward and backward), and the whole step of a recogniser at scale=mini: features,
-forward, CTC loss, backward, clipping, AdamW. Random masks, 90 % of the blocks zero. Dense and skipping take turns
-in one process, with the same weights; processor time, since a shared machine's clock says little; medians, and
-the ratio of the medians. Before they are timed, the gradients of both are held against those in float64.
+Measured are a layer with its batch norm, forward and backward, and the whole step of a recogniser at scale=mini:
+features, forward, CTC loss, backward, clipping, AdamW. Masks are random, 90 % of the blocks zero. Dense and skipping
+take turns in one process, with the same weights. Times are processor time, since the machine is shared; reported are
+medians and the ratio of the medians. The gradients of both are compared with float64 first.
 
 python benchmarks/skip_zeros.py --json results/runtime/skip_zeros.json
 """
@@ -38,7 +38,7 @@ PRUNABLE = {"all": ["*weight_ih", "*weight_hh*", "fc.weight"]}
 
 
 def prune(model: nn.Module, block: int) -> dict[str, Tensor]:
-    """Zero random blocks of every matrix; returns the masks by name."""
+    """Zero random blocks of every matrix; return the masks by name."""
     masks = {}
     for matrix in prunable_matrices(model, PRUNABLE):
         grid_RC = block_max(matrix.weight.detach(), (block, block))
@@ -58,12 +58,12 @@ def layer_step(layer: nn.Module, packed: PackedSequence) -> Callable[[], None]:
 
 
 def whole_step(cell: str, width: int) -> tuple[nn.Module, Callable[[], None], Callable[[], None]]:
-    """A recogniser's model, its step up to the gradients, and the whole of it."""
+    """A recogniser's model, its step up to the gradients, and its whole step."""
     settings = compose_settings(["scale=mini", f"model={cell}", f"width={width}"])
     recogniser = build_recogniser(settings)
     optimizer = torch.optim.AdamW(recogniser.parameters(), lr=0.0)  # the same weights at every step
     batch = random_batch(recogniser)
-    matrices = [m.weight for m in prunable_matrices(recogniser.model, settings["prunable"])]
+    matrices = [m.weight for m in prunable_matrices(recogniser.model, settings.prunable)]
 
     def gradients() -> None:
         recogniser.model.zero_grad()
@@ -72,7 +72,7 @@ def whole_step(cell: str, width: int) -> tuple[nn.Module, Callable[[], None], Ca
 
     def step() -> None:
         gradients()
-        for weight in matrices:  # as the sparsifier does, before the gradient is clipped
+        for weight in matrices:  # the sparsifier does it too, before gradients are clipped
             assert weight.grad is not None
             weight.grad.mul_(weight.detach() != 0)
         torch.nn.utils.clip_grad_norm_(recogniser.parameters(), 20.0)
@@ -119,7 +119,7 @@ def compare(
 def exact_gradients(
     model: nn.Module, gradients: Callable[[], None], masks: dict[str, Tensor], block: int
 ) -> Tensor:
-    """Those of dense training in float64."""
+    """The gradients of dense training in float64."""
     hook = model.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.float64), *inputs[1:]))
     model.double()
     gradients()
@@ -130,7 +130,7 @@ def exact_gradients(
 
 
 def kept_gradients(model: nn.Module, masks: dict[str, Tensor], block: int) -> Tensor:
-    """All gradients in a row, without those of pruned weights, which don't count."""
+    """All gradients in one vector, those of pruned weights zero."""
     gradients = []
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -146,10 +146,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch and the runtime")
-    parser.add_argument("--only", choices=WIDTHS, help="layers, or whole steps")
+    parser.add_argument("--only", choices=WIDTHS, help="layers or whole steps")
     parser.add_argument("--cell", choices=("rnn", "gru"), help="one instead of both")
     parser.add_argument(
-        "--widths", type=int, nargs="+", help="instead of those of a quarter to the full scale"
+        "--widths", type=int, nargs="+", help="instead of those from a quarter to the full scale"
     )
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the rows to this file")

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from blocksparse_rnn.config.build import build_sparsifiers
 from blocksparse_rnn.config.compose import compose_settings
-from blocksparse_rnn.config.schema import build_sparsifiers
 from blocksparse_rnn.data.datamodule import Batch
 from blocksparse_rnn.runs.provenance import cpu_name
 from blocksparse_rnn.training.recogniser import Recogniser

@@ -1,7 +1,7 @@
-"""How long a training step of one recurrent layer takes, beside PyTorch's own layer.
+"""Time of a training step of one recurrent layer, beside PyTorch's own layer.
 
-Our layers have batch norm, theirs have none. Forward and backward, both rivals in one process, taking
-turns; medians, and the ratio of the medians.
+Forward and backward. Our layers have batch norm, PyTorch's have none. Both take turns in one process; reported are
+medians and the ratio of the medians.
 
 python benchmarks/train_step.py [--threads 1] [--json results.json]
 python benchmarks/train_step.py --device cuda --widths 704 1760 2560
@@ -51,13 +51,13 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def medians(rivals: list[Callable[[], None]], repetitions: int) -> list[float]:
-    """Milliseconds of each rival, taking turns."""
-    for step in rivals:
+def medians(steps: list[Callable[[], None]], repetitions: int) -> list[float]:
+    """Milliseconds of each step; they take turns."""
+    for step in steps:
         step()
-    times: list[list[float]] = [[] for _ in rivals]
+    times: list[list[float]] = [[] for _ in steps]
     for _ in range(repetitions):
-        for step, taken in zip(rivals, times, strict=True):
+        for step, taken in zip(steps, times, strict=True):
             start = time.perf_counter()
             step()
             taken.append(1e3 * (time.perf_counter() - start))
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: PyTorch's)")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--widths", type=int, nargs="+", default=(256, 512))

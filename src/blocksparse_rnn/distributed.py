@@ -1,6 +1,6 @@
-"""The processes that share a training: which one this is, and what they add up, compare or agree on.
+"""The ranks of a training: which one this process is, and sums, comparisons and decisions over all of them.
 
-Without others every function is the identity, so callers need no case of their own.
+With one rank every function is the identity, so callers need no special case.
 """
 
 import io
@@ -18,22 +18,22 @@ _counts = True
 
 
 def launched() -> bool:
-    """Whether somebody started this process as one of several: torchrun, SLURM's tasks, or ourselves."""
+    """Whether this process was started as one of several ranks: by torchrun, SLURM or `training.ranks`."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def rank() -> int:
-    """This process's number, from its environment: right before the processes have met, too."""
+    """This process's rank, from its environment, so that it is known before `joined`."""
     return int(os.environ["RANK"]) if launched() else 0
 
 
 def on_this_machine() -> int:
-    """Processes that were started on this machine."""
+    """Number of ranks on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) if launched() else 1
 
 
 def machines() -> int:
-    """Machines on which processes were started."""
+    """Number of machines."""
     return int(os.environ["WORLD_SIZE"]) // on_this_machine() if launched() else 1
 
 
@@ -46,7 +46,7 @@ def rank_zero_stdout() -> Iterator[None]:
 
 @contextmanager
 def joined(on_gpu: bool) -> Iterator[None]:
-    """Meet the other ranks, where there are any, and part from them at the end."""
+    """Join the process group of all ranks, if there are several, and leave it at the end."""
     if not launched():
         yield
         return
@@ -54,12 +54,12 @@ def joined(on_gpu: bool) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if on_gpu else "gloo")
     yield
-    # Not after an error: the others may wait for something else, and this process is about to end.
+    # Not after an error: the other ranks may wait in another call, and this process is about to end.
     dist.destroy_process_group()
 
 
 def world() -> int:
-    """Processes that have met."""
+    """Number of ranks in the process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -72,7 +72,7 @@ def sum_all(values: Tensor) -> Tensor:
 
 
 def gather(values: Tensor) -> Tensor:
-    """What each rank has, one row for each; the same shape on all."""
+    """The values of all ranks, one row each; their shape is the same on all."""
     if world() == 1:
         return values.detach().unsqueeze(0)
     rows = [torch.empty_like(values) for _ in range(world())]
@@ -81,7 +81,7 @@ def gather(values: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up on any rank: all get the same answer at the same step."""
+    """Whether the flag is set on any rank; all get the same answer at the same step."""
     return flag if world() == 1 else bool(sum_all(torch.tensor(float(flag), device=device)))
 
 
@@ -91,7 +91,7 @@ def largest(value: int, device: torch.device) -> int:
 
 
 def from_first(value: _T) -> _T:
-    """What the first rank has; it decides for all."""
+    """The first rank's value, on all ranks."""
     if world() == 1:
         return value
     held = [value]
@@ -100,7 +100,7 @@ def from_first(value: _T) -> _T:
 
 
 def gather_names(names: list[str]) -> list[str]:
-    """The names of all ranks, one after the other."""
+    """The names of all ranks, rank by rank."""
     if world() == 1:
         return names
     gathered: list[list[str]] = [[] for _ in range(world())]
@@ -110,7 +110,7 @@ def gather_names(names: list[str]) -> list[str]:
 
 @contextmanager
 def counting(counts: bool) -> Iterator[None]:
-    """Within it, `batch_counts()` says whether this rank's share of a batch is more than a stand-in."""
+    """Set `batch_counts()` for the code within: false where this rank's share of the batch is a stand-in."""
     global _counts
     before, _counts = _counts, counts
     try:
@@ -120,7 +120,7 @@ def counting(counts: bool) -> Iterator[None]:
 
 
 def batch_counts() -> bool:
-    """Whether the frames that this rank computes now belong to the global batch."""
+    """Whether the frames of this rank count in the global batch."""
     return _counts
 
 
@@ -128,7 +128,7 @@ def check_equal(masks: dict[str, Tensor]) -> None:
     """Compare checksums of boolean masks over all ranks.
 
     Raises:
-        RuntimeError: some differ; names them.
+        RuntimeError: some differ; the message names them.
     """
     if world() == 1:
         return
@@ -139,6 +139,6 @@ def check_equal(masks: dict[str, Tensor]) -> None:
 
 
 def _checksum(mask: Tensor) -> Tensor:
-    """A number that hardly any other mask has: pseudo-random numbers of its true places, added up."""
+    """The sum of a pseudo-random number for each true position."""
     places = torch.arange(1, mask.numel() + 1, device=mask.device)
     return ((places * 0x9E3779B1 % 0x7FFFFFFF) * mask.flatten()).sum()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from mistakes import command_line_problems
 
-from blocksparse_rnn.config.compose import command_line_problems
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.data.augment import Augmenter, Gain, Noise, Reverberation, Speed
 from blocksparse_rnn.data.datamodule import SpeechData

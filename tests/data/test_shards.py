@@ -16,7 +16,6 @@ import torch
 import webdataset
 
 from blocksparse_rnn.config.compose import compose_settings
-from blocksparse_rnn.config.schema import build
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.data.manifest import Manifests
@@ -199,7 +198,7 @@ def test_a_shard_that_vanishes_while_training_is_replaced_and_named(written, tmp
 
 def test_synthetic_speech_its_files_and_its_shards_give_the_same_batches(tmp_path):
     options = ["scale=mini", f"corpora={tmp_path}", "data.hours=0.01", "data.vocabulary=100"]
-    made = build(compose_settings(options)["data"])
+    made = compose_settings(options).data.build()
     for split, utterances in made.prepare().items():
         write_shards(utterances, tmp_path, split, 0.2)
     assert len(list(tmp_path.glob("train-*.tar"))) > 1

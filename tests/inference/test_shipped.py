@@ -12,7 +12,9 @@ from blocksparse_rnn.bench.models import write_random_run
 from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.inference.export import export_run, load_run
-from blocksparse_rnn.inference.transcriber import LEAST_CHUNK, Transcriber, corpus_split
+from blocksparse_rnn.inference.sources import corpus_split
+from blocksparse_rnn.inference.stream import LEAST_CHUNK
+from blocksparse_rnn.inference.transcriber import Transcriber
 from blocksparse_rnn.speech.metrics import ErrorCounts
 
 ROOT = CONF.parent

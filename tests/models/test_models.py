@@ -29,7 +29,7 @@ def rows_of(batch_sizes: list[int], utterance: int) -> list[int]:
 
 
 def loop(step, a_N: Tensor, batch_sizes: list[int], width: int, reverse: bool = False) -> Tensor:
-    """Run one utterance after the other, one frame after the other."""
+    """One utterance after the other, frame by frame."""
     out = torch.zeros(len(a_N), width, dtype=a_N.dtype)
     for utterance in range(batch_sizes[0]):
         state = torch.zeros(width, dtype=a_N.dtype)
@@ -61,7 +61,7 @@ def test_clipped_rnn_equals_a_plain_loop_and_its_gradient_is_right(core, reverse
     assert torch.autograd.gradcheck(lambda x, u: core(x, u, batch_sizes), (a, weight))
 
 
-def test_rectifier_clips_at_20():
+def test_relu_clips_at_20():
     a = torch.full((3, 1), 15.0, dtype=torch.float64)
     weight = torch.ones(1, 1, dtype=torch.float64)
     assert rnn_forward(a, weight, [1, 1, 1]).flatten().tolist() == [15, 20, 20]

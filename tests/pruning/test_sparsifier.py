@@ -4,9 +4,9 @@ import csv
 
 import pytest
 import torch
+from mistakes import command_line_problems
 from pruned_training import block_pruning, network
 
-from blocksparse_rnn.config.compose import command_line_problems
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.pruning.prunable import count_zeros
 from blocksparse_rnn.runs.checkpoint_files import load_weights

@@ -1,4 +1,4 @@
-// Every kernel and layer once, at sizes where edges show, for compilers' sanitizers to watch.
+// Runs every kernel and layer once, at sizes with edge cases, under the compilers' sanitizers.
 #include "bsr.cpp"
 
 #include <cstdio>

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_runtime import LENGTHS, TOLERANCE, packed_frames, sparse_matrix
+from test_runtime import LENGTHS, TOLERANCE, gru_of_training, packed_frames, rnn_of_training, sparse_matrix
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.models.cuda_graphs import Recordings, bucket
-from blocksparse_rnn.models.recurrence import CLIP, gru_forward, rnn_backward, rnn_forward
-from blocksparse_rnn.runtime import cuda_layers
+from blocksparse_rnn.models.cuda_graphs import CapturedGraphs, bucket
+from blocksparse_rnn.models.recurrence import CLIP
 from blocksparse_rnn.runtime.bsr import BlockSparse
 from blocksparse_rnn.runtime.cuda_layers import DeviceMatrix, gru_layer, rnn_layer
 
@@ -38,12 +37,12 @@ def matrix(rows, columns, block, dtype, seed, device):
 
 
 def allowed(dtype, expected):
-    """Weights are compared after their rounding, so what is left is that of activations."""
+    """Weights are compared as rounded, so only the rounding of activations differs."""
     return {"fp32": 1e-5}.get(dtype, 2e-2) * max(1.0, float(expected.abs().max()))
 
 
 def sides(block):
-    """Units and inputs: several blocks, and few enough for an interpreter."""
+    """Units and inputs: several blocks, few enough for an interpreter."""
     return max(4, 2 * block[0], 2 * block[1]), max(4, 3 * block[1])
 
 
@@ -55,7 +54,7 @@ def test_layers_equal_those_of_training(device, block, dtype):
     w, w_device = matrix(3 * units, inputs, block, dtype, 1, device)
     u, u_device = matrix(3 * units, units, block, dtype, 2, device)
     bias = torch.randn(3 * units)
-    expected = gru_forward(x.double() @ w.double().t() + bias, u.double(), sizes)
+    expected = gru_of_training(w, u, bias, x, sizes)
     result = gru_layer(w_device, u_device, bias.to(device), x.to(device), sizes).cpu()
     assert (result - expected).abs().max() < allowed(dtype, expected)
 
@@ -63,8 +62,7 @@ def test_layers_equal_those_of_training(device, block, dtype):
     forward, forward_device = matrix(units, units, block, dtype, 4, device)
     backward, backward_device = matrix(units, units, block, dtype, 5, device)
     bias = bias[:units]
-    a = x.double() @ w.double().t() + bias
-    expected = rnn_forward(a, forward.double(), sizes) + rnn_backward(a, backward.double(), sizes)
+    expected = rnn_of_training(w, forward, backward, bias, x, sizes)
     matrices = (w_device, forward_device, backward_device)
     result = rnn_layer(*matrices, bias.to(device), x.to(device), sizes).cpu()
     assert (result - expected).abs().max() < allowed(dtype, expected)
@@ -76,22 +74,21 @@ def test_any_number_of_utterances_of_any_length(device, lengths):
     x, sizes = packed_frames(lengths, 16)
     w, w_device = matrix(16, 16, (16, 16), "fp32", 1, device)
     u, u_device = matrix(16, 16, (16, 16), "fp32", 2, device)
-    a = x.double() @ w.double().t()
-    expected = rnn_forward(a, u.double(), sizes) + rnn_backward(a, u.double(), sizes)
+    expected = rnn_of_training(w, u, u, 0, x, sizes)
     result = rnn_layer(w_device, u_device, u_device, torch.zeros(16).to(device), x.to(device), sizes)
     assert (result.cpu() - expected).abs().max() < 1e-5 * max(1.0, float(expected.max()))
 
 
-def test_a_recording_serves_all_sequences_of_its_bucket_and_keeps_nothing_of_the_last(device):
+def test_a_graph_serves_all_sequences_of_its_bucket_and_keeps_nothing_of_the_last(device):
     w, w_device = matrix(24, 8, (8, 8), "fp32", 1, device)
     u, u_device = matrix(24, 8, (8, 8), "fp32", 2, device)
     bias = torch.randn(24)
     for lengths in ([10, 10, 10, 10], [9, 4, 1], [10, 2, 2, 1]):
         x, sizes = packed_frames(lengths, 8)
-        expected = gru_forward(x.double() @ w.double().t() + bias, u.double(), sizes)
+        expected = gru_of_training(w, u, bias, x, sizes)
         result = gru_layer(w_device, u_device, bias.to(device), x.to(device), sizes)
         torch.testing.assert_close(result.cpu().double(), expected, atol=1e-5, rtol=0)
-    assert len(u_device._recordings) == 2  # of 10 steps: 4 vectors and 3
+    assert len(u_device._graphs) == 2  # of 10 steps: 4 vectors and 3
 
 
 def test_a_gru_goes_on_from_its_state(device):
@@ -109,11 +106,10 @@ def test_the_state_of_an_utterance_is_that_after_its_own_end(device):
     w, u = (matrix(24, 8, (4, 4), "fp32", seed, device)[1] for seed in (1, 2))
     state = torch.ones(3, 8, device=device)
     hidden = gru_layer(w, u, torch.zeros(24, device=device), x.to(device), sizes, state)
-    starts = [0, 3, 5, 6, 7]
-    torch.testing.assert_close(state, hidden[[starts[4], starts[1] + 1, starts[0] + 2]])
+    torch.testing.assert_close(state, hidden[[7, 4, 2]])
 
 
-def test_the_rectifier_clips_and_keeps_what_is_no_number(device):
+def test_relu_clips_and_keeps_nan(device):
     one = DeviceMatrix.of(BlockSparse.from_dense(torch.eye(8), (4, 4)), device)
     x = torch.tensor([[-1.0, 0, 1, 19, 20, 21, 1e9, -1e9], [float("nan")] + 7 * [1.0]], device=device)
     result = rnn_layer(one, one, one, torch.zeros(8, device=device), x, [2]).cpu()
@@ -150,13 +146,13 @@ def test_buckets_waste_at_most_a_quarter_and_are_few():
     assert [bucket(size) for size in sizes] == sizes
 
 
-def test_the_oldest_recording_is_dropped():
+def test_the_least_recently_used_graph_is_dropped():
     made = []
-    recordings: Recordings[int] = Recordings(2)
+    graphs: CapturedGraphs[int] = CapturedGraphs(2)
     for key in (1, 2, 1, 3, 1, 2):
-        recordings.get(key, lambda key=key: made.append(key) or key)
+        graphs.get(key, lambda key=key: made.append(key) or key)
     assert made == [1, 2, 3, 2]
-    assert len(recordings) == 2
+    assert len(graphs) == 2
 
 
 COMPILE = """
@@ -202,14 +198,10 @@ def test_every_kernel_compiles_for_gpus_even_where_there_is_none(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) == 40
-    for _, block, dtype, _, on_matrix_unit, size, shared in found:
+    for _, block, dtype, _, on_tensor_cores, size, shared in found:
         assert size > 0
         assert shared < 100_000  # bytes; what a program may have on these GPUs, with room
-        assert on_matrix_unit == (block >= 16 and dtype != "fp32")
-
-
-def test_the_clip_is_that_of_training():
-    assert cuda_layers.CLIP == CLIP
+        assert on_tensor_cores == (block >= 16 and dtype != "fp32")
 
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
@@ -225,7 +217,7 @@ def test_the_benchmark_compares_layers_that_agree(device, cell, monkeypatch):
     assert all(row["ms"] > 0 for row in rows)
 
 
-@pytest.mark.skipif(ON_GPU, reason="what is said where there is none")
+@pytest.mark.skipif(ON_GPU, reason="needs a machine without a GPU")
 def test_without_a_gpu_the_check_says_so_in_one_line_and_fails(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--out", str(tmp_path / "gpu")]
     done = subprocess.run(command, capture_output=True, text=True)

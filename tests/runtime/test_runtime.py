@@ -1,4 +1,4 @@
-"""The block-sparse runtime against float64, for every block, number format and way of computing."""
+"""The block-sparse runtime against float64, for every block, number format and variant."""
 
 import os
 import shutil
@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.models.recurrence import CLIP, gru_forward, rnn_backward, rnn_forward
+from blocksparse_rnn.models.recurrence import CLIP, gru_forward, rnn_both
 from blocksparse_rnn.pruning.blocks import as_grid
-from blocksparse_rnn.runtime import bsr, cpu_layers, library
+from blocksparse_rnn.runtime import bsr, library
 from blocksparse_rnn.runtime.bsr import BlockSparse
 from blocksparse_rnn.runtime.cpu_layers import gru_layer, rnn_layer
 
@@ -29,7 +29,7 @@ VARIANTS = [n for n, v in library.VARIANTS.items() if v.needs <= library._proces
 
 @pytest.fixture(params=[*VARIANTS, "torch"])
 def variant(request, monkeypatch):
-    """Each way of computing in turn."""
+    """Each variant of the kernels in turn, and torch."""
     chosen = None if request.param == "torch" else library.load(request.param)
     for module in ("bsr", "cpu_layers"):
         monkeypatch.setattr(f"blocksparse_rnn.runtime.{module}.native", lambda: chosen)
@@ -45,7 +45,7 @@ def sparse_matrix(rows, columns, block, density, seed):
 
 
 def error_bound(x_BI, weight_OI, dtype):
-    """How far a product may be off: rounding of both sides, and of the sum."""
+    """Largest error of a product: rounding of both sides, and of the sum."""
     magnitudes_BO = x_BI.abs() @ weight_OI.abs().t()
     if dtype != "int8":
         return TOLERANCE[dtype] * magnitudes_BO + 1e-9
@@ -93,7 +93,7 @@ def test_native_and_torch_round_alike(block, dtype, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_spreads_as_in_the_dense_product(variant, bad, dtype):
+def test_nan_and_infinity_spread_as_in_the_dense_product(variant, bad, dtype):
     weight = sparse_matrix(32, 32, (4, 4), 1.0, 0)
     x = torch.randn(3, 32)
     x[1, 5] = bad
@@ -119,7 +119,7 @@ def test_what_is_not_finite_spreads_as_in_the_dense_product(variant, bad, dtype)
     ],
 )
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_blocks_without_kernels_are_multiplied_in_those_that_have_some(block, density, side, dtype):
+def test_blocks_without_kernels_are_multiplied_in_blocks_with_kernels(block, density, side, dtype):
     weight = sparse_matrix(128, 192, block, density, 0)
     matrix = BlockSparse.from_dense(weight, block, dtype)
     assert matrix.native_block == side
@@ -129,20 +129,19 @@ def test_blocks_without_kernels_are_multiplied_in_those_that_have_some(block, de
 
 
 @pytest.mark.skipif(bsr.native() is None, reason="needs a C++ compiler")
-def test_single_weights_of_large_matrices_and_odd_sides_are_left_to_torch():
+def test_torch_multiplies_single_weights_of_large_matrices_and_odd_sides():
     assert BlockSparse.from_dense(sparse_matrix(2048, 1024, (1, 1), 0.1, 0), (1, 1)).native_block is None
     assert BlockSparse.from_dense(sparse_matrix(2048, 1024, (8, 2), 0.3, 0), (8, 2)).native_block == 4
     assert BlockSparse.from_dense(torch.eye(6), (2, 2)).native_block is None
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_matrix_comes_back_as_it_was(block):
+def test_to_dense_gives_the_matrix_back(block):
     weight = sparse_matrix(64, 32, block, 0.3, 3)
     assert torch.equal(BlockSparse.from_dense(weight, block).to_dense(), weight)
     scale = weight.abs().amax(1, keepdim=True) / 127
-    assert (
-        (BlockSparse.from_dense(weight, block, "int8").to_dense() - weight).abs() <= scale / 2 + 1e-7
-    ).all()
+    error = BlockSparse.from_dense(weight, block, "int8").to_dense() - weight
+    assert (error.abs() <= scale / 2 + 1e-7).all()
 
 
 LENGTHS = [[1], [9], [9, 9, 6, 1], [12] * 3 + [7] * 6, [5] * 18]
@@ -154,32 +153,36 @@ def packed_frames(lengths, size):
     return packed.data, packed.batch_sizes.tolist()
 
 
+def gru_of_training(w, u, bias, x, sizes):
+    """The layer in float64, by training's own core; so is the next."""
+    return gru_forward(x.double() @ w.double().t() + bias, u.double(), sizes)
+
+
+def rnn_of_training(w, forward, backward, bias, x, sizes):
+    return rnn_both(x.double() @ w.double().t() + bias, forward.double(), backward.double(), sizes)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=len)
 def test_layers_equal_those_of_training(variant, block, dtype, lengths):
     x, sizes = packed_frames(lengths, 64)
-    w, u, bias = (
-        sparse_matrix(96, 64, block, 0.5, 1) / 8,
-        sparse_matrix(96, 32, block, 0.5, 2) / 6,
-        torch.randn(96),
-    )
+    w, u = sparse_matrix(96, 64, block, 0.5, 1) / 8, sparse_matrix(96, 32, block, 0.5, 2) / 6
+    bias = torch.randn(96)
     matrices = [BlockSparse.from_dense(m, block, dtype) for m in (w, u)]
-    expected = gru_forward(x.double() @ w.double().t() + bias, u.double(), sizes)
+    expected = gru_of_training(w, u, bias, x, sizes)
     result = gru_layer(*matrices, bias, x, sizes, threads=2)
     assert (result - expected).abs().max() < 20 * TOLERANCE[dtype] * (0.2 if dtype == "int8" else 0.1)
 
     w, bias = w[:32], bias[:32]
     forward, backward = (sparse_matrix(32, 32, block, 0.5, seed) / 8 for seed in (3, 4))
     matrices = [BlockSparse.from_dense(m, block, dtype) for m in (w, forward, backward)]
-    a = x.double() @ w.double().t() + bias
-    expected = rnn_forward(a, forward.double(), sizes) + rnn_backward(a, backward.double(), sizes)
+    expected = rnn_of_training(w, forward, backward, bias, x, sizes)
     result = rnn_layer(*matrices, bias, x, sizes, threads=2)
     assert (result - expected).abs().max() < TOLERANCE[dtype] * 4 * max(1.0, float(expected.max()))
 
 
-def test_the_rectifier_clips_where_that_of_training_does(variant):
-    assert cpu_layers.CLIP == CLIP
+def test_relu_clips_where_that_of_training_does(variant):
     one = BlockSparse.from_dense(torch.eye(8), (4, 4))
     x = torch.tensor([[-1.0, 0, 1, 19, 20, 21, 500, 1e9]])
     assert torch.equal(rnn_layer(one, one, one, torch.zeros(8), x, [1]), 2 * x.clamp(0, CLIP))
@@ -193,6 +196,10 @@ def test_a_gru_goes_on_from_its_state(variant):
     parts = [gru_layer(w, u, bias, piece, sizes[:4], state) for piece in x.split(12)]
     torch.testing.assert_close(torch.cat(parts), whole)
     torch.testing.assert_close(state, whole[-3:])
+    short, sizes = packed_frames([5, 2, 1], 32)
+    state = torch.ones(3, 32)
+    hidden = gru_layer(w, u, bias, short, sizes, state)
+    torch.testing.assert_close(state, hidden[[7, 4, 2]])  # each utterance's after its own end
 
 
 def test_without_batch_norm_it_is_torchs_gru(variant):
@@ -225,53 +232,34 @@ def test_several_python_threads_may_multiply_at_once():
     assert not wrong
 
 
+def bsr_of(values, columns, pointer, *scale, shape=(8, 8)):
+    return BlockSparse(shape, values, torch.tensor(columns), torch.tensor(pointer), *scale)
+
+
+ONE, EYE = torch.ones(1, 4, 4), torch.eye(8)
+
+
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        (lambda: BlockSparse.from_dense(torch.ones(8, 8), (4, 4), "fp16"), "must be one of fp32, bf16, int8"),
+        (lambda: BlockSparse.from_dense(EYE, (4, 4), "fp16"), "must be one of fp32, bf16, int8"),
         (lambda: BlockSparse.from_dense(torch.ones(8, 6), (4, 4)), "do not divide the 6"),
-        (lambda: BlockSparse.from_dense(torch.ones(8, 8), (4, 4)).product(torch.ones(2, 7)), "8 columns"),
+        (lambda: BlockSparse.from_dense(torch.ones(8, 0), (4, 4)), "each side must be at least 1"),
+        (lambda: bsr_of(ONE, [2], [0, 1, 1]), "beyond"),
+        (lambda: bsr_of(ONE, [-1], [0, 1, 1]), "beyond"),
+        (lambda: bsr_of(ONE, [0], [0, 1]), "do not fit"),
+        (lambda: bsr_of(ONE, [0], [0, 10**9, 1]), "do not fit"),
+        (lambda: bsr_of(ONE, [0, 1], [0, 1, 2]), "do not fit"),
+        (lambda: bsr_of(ONE.half(), [0], [0, 1], shape=(4, 4)), "float16 without scales"),
+        (lambda: bsr_of(ONE.char(), [0], [0, 1], shape=(4, 4)), "int8 without scales"),
         (
-            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([2]), torch.tensor([0, 1, 1])),
-            "beyond",
-        ),
-        (
-            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 1])),
-            "do not fit",
-        ),
-        (
-            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([-1]), torch.tensor([0, 1, 1])),
-            "beyond",
-        ),
-        (
-            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0]), torch.tensor([0, 10**9, 1])),
-            "do not fit",
-        ),
-        (
-            lambda: BlockSparse((8, 8), torch.ones(1, 4, 4), torch.tensor([0, 1]), torch.tensor([0, 1, 2])),
-            "do not fit",
-        ),
-        (
-            lambda: BlockSparse((4, 4), torch.ones(1, 4, 4).half(), torch.tensor([0]), torch.tensor([0, 1])),
-            "float16 without scales",
-        ),
-        (
-            lambda: BlockSparse((4, 4), torch.ones(1, 4, 4).char(), torch.tensor([0]), torch.tensor([0, 1])),
-            "int8 without scales",
-        ),
-        (
-            lambda: BlockSparse(
-                *((4, 4), torch.ones(1, 4, 4).char(), torch.tensor([0]), torch.tensor([0, 1])), torch.ones(3)
-            ),
+            lambda: bsr_of(ONE.char(), [0], [0, 1], torch.ones(3), shape=(4, 4)),
             "scales for a matrix of 4 rows",
         ),
-        (lambda: BlockSparse.from_dense(torch.ones(8, 0), (4, 4)), "each side must be at least 1"),
-        (lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8), 0), "threads=0"),
-        (lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8), -1), "threads=-1"),
-        (
-            lambda: BlockSparse.from_dense(torch.eye(8), (4, 4)).product(torch.ones(1, 8, device="meta")),
-            "computes on the CPU, not on meta",
-        ),
+        (lambda: BlockSparse.from_dense(EYE, (4, 4)).product(torch.ones(2, 7)), "8 columns"),
+        (lambda: BlockSparse.from_dense(EYE, (4, 4)).product(torch.ones(1, 8), 0), "threads=0"),
+        (lambda: BlockSparse.from_dense(EYE, (4, 4)).product(torch.ones(1, 8), -1), "threads=-1"),
+        (lambda: BlockSparse.from_dense(EYE, (4, 4)).product(torch.ones(1, 8, device="meta")), "not on meta"),
     ],
 )
 def test_shapes_that_do_not_fit_are_one_line(action, words):
@@ -300,8 +288,8 @@ def test_sequences_that_do_not_fit_are_one_line():
 
 
 @pytest.mark.skipif(bsr.native() is None, reason="needs a C++ compiler")
-def test_where_no_thread_can_be_had_it_is_an_exception():
-    """In a process of its own, which gets no memory for a thousand stacks."""
+def test_a_lack_of_threads_is_an_exception():
+    """In a process of its own, with too little memory for a thousand stacks."""
     program = (
         "import resource, torch; from blocksparse_rnn.runtime.bsr import BlockSparse\n"
         "m = BlockSparse.from_dense(torch.eye(64), (4, 4))\n"
@@ -316,11 +304,9 @@ def test_where_no_thread_can_be_had_it_is_an_exception():
 
 
 def test_sources_ask_for_nothing_that_gcc_11_lacks():
-    """Distributions that are still supported have it, and it has no such builtin."""
+    """Supported distributions still have GCC 11."""
     folder = Path(library.__file__).parent / "cpp"
-    assert not [
-        name for name in library._SOURCES if "__builtin_shufflevector(" in (folder / name).read_text()
-    ]
+    assert not any("__builtin_shufflevector(" in (folder / name).read_text() for name in library._SOURCES)
 
 
 def multiply_in_a_process(cache, **environment):
@@ -353,7 +339,7 @@ def test_without_a_compiler_or_with_one_that_fails_torch_serves(tmp_path):
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """A cache that has the library and can't be written: nothing may be compiled."""
+    """A read-only cache that has the library: nothing may be compiled."""
     if bsr.native() is None:
         pytest.skip("needs a C++ compiler")
     cache = tmp_path / "blocksparse-rnn"
@@ -380,7 +366,7 @@ def test_without_a_compiler_what_was_compiled_before_serves(compiled, monkeypatc
         library.load(VARIANTS[-1])
 
 
-def test_where_nothing_can_be_kept_or_loaded_it_is_one_line(monkeypatch, tmp_path):
+def test_no_place_to_compile_into_is_one_line(monkeypatch, tmp_path):
     def fails(*_):
         raise error
 
@@ -394,12 +380,12 @@ def test_where_nothing_can_be_kept_or_loaded_it_is_one_line(monkeypatch, tmp_pat
             patch.setattr(library, "_version", lambda _: "1")
             patch.setattr(library, "_compile", lambda path, _: path)
             patch.setattr(f"blocksparse_rnn.runtime.library.{name}", fails)
-            with pytest.raises(UserError, match=f"^runtime: no place to compile into .*{error}"):
+            with pytest.raises(UserError, match=f"^runtime: no folder to compile into .*{error}"):
                 library.load(VARIANTS[-1])
     error = RuntimeError("Could not determine home directory.")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", fails)
-    with pytest.raises(UserError, match=r"^runtime: no place to keep it"):
+    with pytest.raises(UserError, match=r"^runtime: no cache folder"):
         library.load(VARIANTS[-1])
     monkeypatch.setenv("CXX", "g++ '")
     with pytest.raises(UserError, match=r"^runtime: CXX=g.. ': No closing quotation"):

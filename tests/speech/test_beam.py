@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mistakes import command_line_problems
 
 from blocksparse_rnn import distributed
-from blocksparse_rnn.config.compose import CONF, command_line_problems
+from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.data.synth.sentences import Grammar
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs.dense_reference import find_dense

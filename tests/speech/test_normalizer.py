@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocksparse_rnn.config.compose import CONF
-from blocksparse_rnn.config.schema import build
+from blocksparse_rnn.config.nodes import node_schema
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.speech.alphabet import Alphabet
 from blocksparse_rnn.speech.normalizer import Normalizer
@@ -17,7 +17,9 @@ from blocksparse_rnn.training.train import train
 
 LANGUAGES = ("english", "german")
 SETTINGS = {name: yaml.safe_load((CONF / "text" / f"{name}.yaml").read_text()) for name in LANGUAGES}
-NORMALIZERS = {name: build(each["text"]) for name, each in SETTINGS.items()}
+NORMALIZERS = {
+    name: node_schema(each["text"]).model_validate(each["text"]).build() for name, each in SETTINGS.items()
+}
 ALPHABETS = {name: Alphabet(each["alphabet"]) for name, each in SETTINGS.items()}
 ROWS = re.findall(
     r"^\| `([^`]+)` \| `([^`]+)`(?:: unknown (\S+))? \| `([^`]+)`(?:: unknown (\S+))? \|$",

@@ -23,7 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.inference.transcriber import Transcriber, find_sources
+from blocksparse_rnn.inference.sources import find_sources
+from blocksparse_rnn.inference.transcriber import Transcriber
 from blocksparse_rnn.runs.checkpoint_files import DurableCheckpointIO, load_weights
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runs.identity import identity, run_name

@@ -19,7 +19,8 @@ from blocksparse_rnn.config.compose import compose_settings
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.inference.export import export_run, load_run
-from blocksparse_rnn.inference.transcriber import Transcriber, corpus_split
+from blocksparse_rnn.inference.sources import corpus_split
+from blocksparse_rnn.inference.transcriber import Transcriber
 from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
 from blocksparse_rnn.pruning.blocks import as_grid
 from blocksparse_rnn.pruning.prunable import count_zeros, prunable_matrices

@@ -11,8 +11,8 @@ python src/prepare.py table.csv train.jsonl scale=mini --longest 30 # a table wi
 import argparse
 from pathlib import Path
 
+from blocksparse_rnn.config.build import build_shapes
 from blocksparse_rnn.config.compose import compose_settings
-from blocksparse_rnn.config.schema import build, build_shapes
 from blocksparse_rnn.data.layouts import LAYOUTS
 from blocksparse_rnn.data.prepare import prepare
 from blocksparse_rnn.speech.alphabet import Alphabet
@@ -39,16 +39,16 @@ def main() -> None:
     if not any(override.startswith("text=") for override in overrides):
         overrides.append("text=english")
     settings = compose_settings(overrides)
-    features, model = build(settings["features"]), build_shapes(settings)
+    features, model = settings.features.build(), build_shapes(settings)
 
     def output_frames(seconds: float) -> int:
         return model.frames(features.frames(round(seconds * features.sample_rate)))  # type: ignore[operator]
 
     report = prepare(
         **arguments,
-        alphabet=Alphabet(settings["alphabet"]),
-        normalise=build(settings["text"]) if settings["text"] else None,
+        alphabet=Alphabet(settings.alphabet),
+        normalise=settings.text.build() if settings.text else None,
         output_frames=output_frames,
-        corpora=Path(settings["corpora"]),
+        corpora=Path(settings.corpora),
     )
     print(report)

@@ -1,4 +1,4 @@
-"""Show the parameters of a model: shape of every layer, prunable and total counts.
+"""Print the parameters of a model: shapes, counts, and which of them are prunable.
 
 python src/summary.py model=rnn width=1760
 python src/summary.py scale=mini model=gru width=192 --json
@@ -15,10 +15,10 @@ from blocksparse_rnn.pruning.prunable import count_parameters, prunable_matrices
 
 
 def summarise(settings: Settings) -> dict[str, Any]:
-    """Counts of the model that some settings describe.
+    """The parameters of the model of these settings.
 
     Returns:
-        `total`, `prunable`, `parameters` (name -> count) and `shapes` (name -> sizes).
+        `total`, `prunable`, and by name: `parameters` (counts), `shapes`, `types` (of prunable ones).
     """
     model = build_shapes(settings)
     counts = count_parameters(model, settings.prunable)

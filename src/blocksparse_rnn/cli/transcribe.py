@@ -1,17 +1,16 @@
-"""Write down what is said in audio files, with the recogniser of a run folder or of an exported file.
+"""Transcribe audio files, or a stream, with the recogniser of a run folder or of an exported file.
 
 python src/transcribe.py outputs/rnn-176-dense-s0-1a2b3c speech.wav more.flac folder/
-python src/transcribe.py rnn.safetensors folder/ --jsonl heard.jsonl
+python src/transcribe.py rnn.safetensors folder/ --jsonl transcripts.jsonl
 python src/transcribe.py outputs/rnn-176-dense-s0-1a2b3c --split test --limit 3
 ffmpeg -loglevel error -i talk.mp3 -f s16le -ac 1 -ar 16000 - | python src/transcribe.py gru.safetensors --stream
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -20,18 +19,39 @@ import torch
 from torch import Tensor
 
 from blocksparse_rnn.errors import PartlyFailed, UserError, cannot_write
-from blocksparse_rnn.inference.transcriber import (
-    LEAST_CHUNK,
-    Heard,
-    Source,
-    Transcriber,
-    corpus_split,
-    existing_model,
-    find_sources,
-)
+from blocksparse_rnn.inference.sources import Source, corpus_split, find_sources
+from blocksparse_rnn.inference.stream import LEAST_CHUNK
+from blocksparse_rnn.inference.transcriber import Transcriber, Transcript, existing_model
 
 _READ = 1 << 15
-"""Bytes taken from standard input at most at a time: about a second."""
+"""Bytes read from standard input at a time, at most: about a second."""
+
+
+def main() -> None:
+    """Read the arguments, print transcripts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a run folder under outputs/, or a file that src/export.py has written")
+    parser.add_argument("audio", nargs="*", type=Path, help="audio files, folders, manifests (.jsonl)")
+    parser.add_argument(
+        "--split", choices=("train", "dev", "test"), help="transcribe this split of the run's corpus"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="transcribe the first N files only")
+    parser.add_argument("--jsonl", type=Path, metavar="OUT", help="write the transcripts as a manifest")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="read standard input: 16-bit little-endian samples, one channel, at the model's sample rate",
+    )
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        metavar="N",
+        help=f"frames of logits that --stream computes together (default and least: {LEAST_CHUNK})",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the number of cores")
+    transcribe(**vars(parser.parse_args()))
 
 
 def transcribe(
@@ -45,27 +65,27 @@ def transcribe(
     chunk: int | None,
     threads: int | None,
 ) -> None:
-    """Print transcripts, and on standard error what went wrong and how long it took.
+    """Print transcripts; errors, notes and the real-time factor go to standard error.
 
     Raises:
-        UserError: arguments that don't go together, a model that can't be read, nothing to hear.
-        PartlyFailed: at the end, where a recording couldn't be read to its end.
+        UserError: arguments that don't go together, a model that can't be read, no audio.
+        PartlyFailed: at the end, where some audio couldn't be read.
     """
     for name, value in {"--limit": limit, "--threads": threads}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
-    if stream and (audio or split or limit or jsonl):
-        raise UserError("--stream hears standard input; leave out files, --split, --limit and --jsonl")
     if threads is not None:
-        torch.set_num_threads(threads)  # of features and convolutions, which are torch's
+        torch.set_num_threads(threads)  # features and convolutions run in torch
     if stream:
+        if audio or split or limit or jsonl:
+            raise UserError("--stream reads standard input; leave out files, --split, --limit and --jsonl")
         if sys.stdin is None:
             raise UserError("--stream: standard input is closed; pipe raw audio into it, see --help")
         frames = LEAST_CHUNK if chunk is None else chunk
         transcribe_stream(Transcriber(model, threads), sys.stdin.buffer, frames)
         return
     if chunk is not None:
-        raise UserError("--chunk: only with --stream")
+        raise UserError(f"--chunk {chunk}: only with --stream; leave it out")
     if not audio and not split:
         raise UserError("nothing to transcribe; give audio files, folders, manifests, or --split test")
     existing_model(model)
@@ -80,129 +100,99 @@ def transcribe(
 
 
 def transcribe_files(transcriber: Transcriber, sources: list[Source], jsonl: Path | None) -> None:
-    """One transcript after the other.
+    """Print the transcripts of all sources, and write them as a manifest.
 
     Raises:
         UserError: OUT can't be written.
         PartlyFailed: at the end, where some files couldn't be read.
     """
-    started, failed = time.perf_counter(), 0
-    with _lines(jsonl) as lines:
-        for heard in transcriber.transcribe(sources):
-            failed += heard.problem is not None
-            _print(heard, transcriber)
-            if lines is not None and heard.problem is None:
-                lines.write(_manifest_line(heard))
-                lines.flush()
-    _print_speed(
-        transcriber, f"{len(sources) - failed} of {len(sources)} files", time.perf_counter() - started
-    )
+    started, failed, seconds = time.perf_counter(), 0, 0.0
+    with contextlib.nullcontext() if jsonl is None else _open(jsonl) as manifest:
+        for transcript in transcriber.transcribe(sources):
+            seconds += transcript.seconds
+            if transcript.problem is not None:
+                failed += 1
+                print(f"error: {transcript.problem}", file=sys.stderr, flush=True)
+                continue
+            _print(transcript, transcriber)
+            if manifest is not None:
+                manifest.write(_manifest_line(transcript))
+                manifest.flush()  # an interrupted command keeps what is done
+    done = f"{len(sources) - failed} of {len(sources)} files"
+    _print_speed(transcriber, done, seconds, time.perf_counter() - started)
     if failed:
         raise PartlyFailed(f"{failed} of {len(sources)} files could not be read")
 
 
+def _open(path: Path) -> IO[str]:
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _print(transcript: Transcript, transcriber: Transcriber) -> None:
+    source = transcript.source
+    print(f"{source}\n  hyp: {transcript.text}", flush=True)
+    if source.reference is not None:
+        print(f"  ref: {source.reference}", flush=True)
+    if not transcript.text.strip():
+        window = transcriber.features.n_fft / transcriber.features.sample_rate
+        short = f"the audio is shorter than a window of {1000 * window:.0f} ms"
+        reason = short if transcript.seconds < window else "no speech found"
+        print(f"note: {source}: empty transcript, {reason}", file=sys.stderr, flush=True)
+
+
+def _manifest_line(transcript: Transcript) -> str:
+    source = transcript.source
+    row: dict[str, object] = {"audio_filepath": str(source.audio.resolve())}
+    row |= {"duration": round(transcript.seconds, 3), "text": transcript.text}
+    if source.offset is not None:
+        row["offset"] = source.offset
+    if source.reference is not None:
+        row["reference"] = source.reference
+    return json.dumps(row) + "\n"
+
+
 def transcribe_stream(transcriber: Transcriber, audio: BinaryIO, chunk: int) -> None:
-    """Text as it is spoken: each piece on standard output as soon as it is known, a line's end at the end.
+    """Print text as soon as it is known, and a newline at the end.
 
     Raises:
-        UserError: this recogniser can't stream, the chunk is too small, nobody speaks.
-        PartlyFailed: the input ends in the middle of a sample.
+        UserError: this recogniser can't stream, the chunk is too small, the input is a terminal.
+        PartlyFailed: the input ends within a sample.
     """
     stream = transcriber.stream(chunk)
     if audio.isatty():
         raise UserError("--stream: standard input is a terminal; pipe raw audio into it, see --help")
-    delay = f"text at most {transcriber.delay(chunk):.2f} s of audio behind"
     rate = transcriber.features.sample_rate
-    print(f"hearing 16-bit samples, {rate} a second; {delay}", file=sys.stderr, flush=True)
-    started, longest, rest = time.perf_counter(), 0.0, b""
+    delay = f"text at most {transcriber.delay(chunk):.2f} s of audio behind"
+    print(f"reading 16-bit samples at {rate} Hz; {delay}", file=sys.stderr, flush=True)
+    started, longest, samples, rest = time.perf_counter(), 0.0, 0, b""
     for data in iter(lambda: audio.read1(_READ), b""):  # type: ignore[attr-defined]
         data = rest + data
         data, rest = data[: len(data) // 2 * 2], data[len(data) // 2 * 2 :]
         began = time.perf_counter()
         print(stream.feed(_samples(data)), end="", flush=True)
         longest = max(longest, time.perf_counter() - began)
+        samples += len(data) // 2
     print(stream.end(), flush=True)
-    _print_speed(transcriber, f"{delay}, and {longest:.3f} s of computing", time.perf_counter() - started)
+    behind = f"{delay}, and {longest:.3f} s of computing"
+    _print_speed(transcriber, behind, samples / rate, time.perf_counter() - started)
     if rest:
-        raise PartlyFailed("standard input ended in the middle of a sample; its last byte was left out")
+        raise PartlyFailed("standard input ended within a sample; its last byte was left out")
 
 
 def _samples(data: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, "<i2").astype(np.float32) / 32768)
 
 
-def _print(heard: Heard, transcriber: Transcriber) -> None:
-    name = heard.source
-    if heard.problem is not None:
-        print(f"error: {heard.problem}", file=sys.stderr, flush=True)
-        return
-    print(f"{name}\n  heard: {heard.text}", flush=True)
-    if heard.source.text is not None:
-        print(f"  said:  {heard.source.text}", flush=True)
-    if not heard.text.strip():
-        window = transcriber.features.n_fft / transcriber.features.sample_rate
-        short = f"shorter than a window of {1000 * window:.0f} ms"
-        reason = short if heard.seconds < window else "no speech in it"
-        print(f"note: {name}: nothing heard, {reason}", file=sys.stderr, flush=True)
-
-
-def _print_speed(transcriber: Transcriber, what: str, elapsed: float) -> None:
+def _print_speed(transcriber: Transcriber, what: str, seconds: float, elapsed: float) -> None:
     parts = transcriber.seconds
-    computing, audio = sum(parts.values()), transcriber.audio_seconds
-    if not audio or not computing:
-        print(what, file=sys.stderr)
-        return
-    shares = ", ".join(f"{name} {seconds / computing:.0%}" for name, seconds in parts.items())
-    print(
-        f"{what}; {audio:.1f} s of audio in {elapsed:.2f} s, of which {computing:.2f} s of computing: "
-        f"real-time factor {computing / audio:.4f} ({shares})",
-        file=sys.stderr,
-    )
-
-
-def _manifest_line(heard: Heard) -> str:
-    row: dict[str, object] = {"audio_filepath": str(heard.source.audio.resolve())}
-    row |= {"duration": round(heard.seconds, 3), "text": heard.text}
-    if heard.source.offset is not None:
-        row["offset"] = heard.source.offset
-    if heard.source.text is not None:
-        row["said"] = heard.source.text
-    return json.dumps(row) + "\n"
-
-
-@contextmanager
-def _lines(path: Path | None) -> Iterator[IO[str] | None]:
-    """A file that grows line by line, so that what was heard outlives an interruption."""
-    if path is None:
-        yield None
-        return
-    try:
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    with file:
-        yield file
-
-
-def main() -> None:
-    """Read the arguments, print one transcript after the other, or one as it is spoken."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a run folder under outputs/, or a file that src/export.py has written")
-    parser.add_argument("audio", nargs="*", type=Path, help="audio files, folders, manifests (.jsonl)")
-    parser.add_argument(
-        "--split", choices=("train", "dev", "test"), help="of the corpus the run was trained on"
-    )
-    parser.add_argument("--limit", type=int, help="transcribe at most so many")
-    parser.add_argument("--jsonl", type=Path, metavar="OUT", help="write a manifest of what was heard")
-    parser.add_argument(
-        "--stream",
-        action="store_true",
-        help="hear standard input as it comes: 16-bit little-endian samples, one channel, at the model's rate",
-    )
-    parser.add_argument(
-        "--chunk", type=int, metavar="N", help="frames that a stream computes together (default 8, the least)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: as many as there are cores")
-    transcribe(**vars(parser.parse_args()))
+    computing = sum(parts.values())
+    if seconds and computing:
+        shares = ", ".join(f"{name} {spent / computing:.0%}" for name, spent in parts.items())
+        what += (
+            f"; {seconds:.1f} s of audio in {elapsed:.2f} s, of which {computing:.2f} s of computing: "
+            f"real-time factor {computing / seconds:.4f} ({shares})"
+        )
+    print(what, file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Check a finished run: what its result says against its checkpoint, its settings and this installation.
+"""Check a finished run: compare its result.json with its checkpoint, its settings and this installation.
 
 python src/verify.py outputs/rnn-176-dense-s0-1a2b3c
 python src/verify.py outputs/rnn-176-bp-b4-s0-4d5e6f --no-test    # without the corpus
-python src/verify.py outputs/*/                                   # several; goes on where one is not finished
+python src/verify.py outputs/*/                                   # all of them; unfinished runs are reported
 """
 
 import argparse
@@ -26,18 +26,18 @@ from blocksparse_rnn.training.result import sizes
 from blocksparse_rnn.training.trainer import quieten_lightning
 
 _RATE_TOLERANCE = 2e-3
-"""Error rates may differ by this much on another machine or number of threads, which rounds otherwise."""
+"""Error rates may differ by this much: another machine or number of threads rounds differently."""
 
 
 def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str]]:
-    """Check a run, one thing after the other.
+    """Check a run.
 
     Args:
         path: the run's folder.
         test: whether to compute the test error rate again, which needs the corpus.
 
     Yields:
-        What was checked, whether it holds, and both values in words.
+        Name of the check, whether it holds, and the values compared, as text.
 
     Raises:
         UserError: no finished run, or its checkpoint can't be read.
@@ -45,7 +45,7 @@ def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str
     run = RunFolder.existing(path)
     result = run.result()
     if result is None:
-        raise UserError(f"{path}: is not finished (it has no result.json); the same command goes on with it")
+        raise UserError(f"{path}: is not finished (it has no result.json); rerun its command to resume it")
     settings, recogniser = load_run(path)
     yield _equal("settings", identity(settings.plain()), result.get("identity"))
     yield _equal("name", run.path.name, run_name(settings.plain()))
@@ -66,12 +66,12 @@ def verify(path: str | Path, test: bool = True) -> Iterator[tuple[str, bool, str
 
 
 def _test(settings: Settings, recogniser: pl.LightningModule) -> dict[str, float]:
-    """Error rates of the test split, on the CPU or GPU that there is; writes nothing into the run."""
+    """Error rates of the test split; writes nothing into the run."""
     quieten_lightning()
-    with tempfile.TemporaryDirectory() as elsewhere:
-        data = load_data(settings, recogniser, RunFolder(elsewhere))  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as folder:
+        data = load_data(settings, recogniser, RunFolder(folder))  # type: ignore[arg-type]
         trainer = pl.Trainer(
-            default_root_dir=elsewhere,
+            default_root_dir=folder,
             accelerator=settings.trainer.accelerator,
             devices=1,
             precision="32-true",
@@ -84,13 +84,14 @@ def _test(settings: Settings, recogniser: pl.LightningModule) -> dict[str, float
         return dict(trainer.test(recogniser, datamodule=data, verbose=False)[0])
 
 
-def _equal(what: str, found: object, said: object) -> tuple[str, bool, str]:
-    return what, found == said, f"{found}" if found == said else f"{found}, but the result says {said}"
+def _equal(what: str, found: object, stored: object) -> tuple[str, bool, str]:
+    same = found == stored
+    return what, same, f"{found}" if same else f"{found}, but result.json has {stored}"
 
 
-def _near(what: str, found: float, said: float, tolerance: float) -> tuple[str, bool, str]:
-    good = abs(found - said) <= tolerance
-    return what, good, f"{found:.6g}" if good else f"{found:.6g}, but the result says {said:.6g}"
+def _near(what: str, found: float, stored: float, tolerance: float) -> tuple[str, bool, str]:
+    near = abs(found - stored) <= tolerance
+    return what, near, f"{found:.6g}" if near else f"{found:.6g}, but result.json has {stored:.6g}"
 
 
 def _version(package: str) -> str | None:
@@ -110,7 +111,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", help="run folders under outputs/")
-    parser.add_argument("--no-test", action="store_true", help="leave the test error rate out")
+    parser.add_argument("--no-test", action="store_true", help="skip the test error rates")
     arguments = parser.parse_args()
     differing = unchecked = 0
     for run in arguments.runs:

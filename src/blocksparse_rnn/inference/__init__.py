@@ -1,4 +1,4 @@
-"""Trained recognisers at work: transcribing files and streams, exporting runs.
+"""Trained recognisers in use: transcribing files (`transcriber`) and streams (`stream`), exporting runs (`export`).
 
 May import training and what lies below it.
 """

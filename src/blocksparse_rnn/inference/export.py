@@ -1,4 +1,4 @@
-"""From a trained run to a network of the runtime, and to the one file that is shipped."""
+"""From a trained run to a network of the runtime, and to one file."""
 
 import math
 from dataclasses import dataclass
@@ -27,30 +27,30 @@ _ABOUT_RUN = (
     *("name", "identity", "seed", "sparsifier", "block", "cer", "wer", "sparsity/total", "sparsity/prunable"),
     *("parameters", "epochs", "train_hours", "commit", "finished"),
 )
-"""What of result.json goes along."""
+"""Keys of result.json that the file repeats."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a recogniser's weights, however they are kept."""
+    """Bytes of a recogniser's weights in several formats."""
 
     dense_fp32: int
     csr: int
-    """Single weights in the export's number format, 16 bits of column for each."""
+    """Nonzero weights in the export's number format, with a 16-bit column each."""
     block_sparse: int
     indices: int
-    """Of `block_sparse`: columns of blocks and row pointers."""
+    """The part of `block_sparse` that is block columns and row pointers."""
     file: int
 
 
 def describe(out: Path, network: Network, sizes: Sizes) -> str:
-    """What was written, and what other ways of keeping the weights would take."""
+    """The file's size beside the sizes of other formats, as text."""
     block = network.fc_HH.block
     share = sizes.indices / sizes.block_sparse
     rows = [
         ("dense, fp32", sizes.dense_fp32, ""),
-        ("single weights and their columns (CSR)", sizes.csr, ""),
-        (f"blocks of {block[0]}x{block[1]}", sizes.block_sparse, f"{share:.1%} of it indices"),
+        ("nonzero weights with their columns (CSR)", sizes.csr, ""),
+        (f"blocks of {block[0]}x{block[1]}", sizes.block_sparse, f"of which indices {share:.1%}"),
         (str(out), sizes.file, f"{sizes.dense_fp32 / sizes.file:.1f} times smaller than dense fp32"),
     ]
     width = max(len(name) for name, _, _ in rows)
@@ -61,7 +61,7 @@ def load_run(path: str | Path) -> tuple[Settings, Recogniser]:
     """Settings and best recogniser of a run.
 
     Raises:
-        UserError: no run folder, or its checkpoint can't be read or is another model's.
+        UserError: no run folder, or its checkpoint can't be read or doesn't fit its settings.
     """
     run = RunFolder.existing(path)
     settings = read_settings(run)
@@ -70,7 +70,9 @@ def load_run(path: str | Path) -> tuple[Settings, Recogniser]:
         recogniser.load_state_dict(load_weights(run.best))
     except RuntimeError as error:
         misfit = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
-        raise UserError(f"{path}: its checkpoint does not fit its config.yaml: {misfit}") from None
+        raise UserError(
+            f"{path}: its checkpoint does not fit its config.yaml: {misfit}; restore config.yaml or train again"
+        ) from None
     return settings, recogniser
 
 
@@ -83,7 +85,7 @@ def export_run(path: str | Path, out: Path, dtype: str = "fp32") -> tuple[Networ
         dtype: number format of the weights: fp32, bf16 or int8.
 
     Raises:
-        UserError: no run, an unknown dtype, no permission, no space.
+        UserError: no run, an unknown dtype, no permission, no space left.
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name the file to write, such as {out / 'model.safetensors'}")
@@ -103,7 +105,7 @@ def export_run(path: str | Path, out: Path, dtype: str = "fp32") -> tuple[Networ
 
 
 def run_network(settings: Settings, recogniser: Recogniser, dtype: str = "fp32") -> Network:
-    """A run's recogniser for the runtime, in the blocks in which it was pruned, or the largest parts that fit all."""
+    """A run's recogniser for the runtime, in the blocks in which it was pruned."""
     model = recogniser.model
     assert isinstance(model, DeepSpeech2)
     pruned = settings.sparsifier.name != "none"
@@ -118,11 +120,10 @@ def as_network(
     """A model for the runtime, batch norm folded in.
 
     Args:
-        model: in eval mode, its statistics measured.
+        model: in eval mode.
         features: values in a frame of features.
-        block: in which it was pruned. Where such blocks don't divide a matrix that wasn't pruned, all are kept
-            in the largest parts of a block that do. None, where nothing is pruned, stands for the largest
-            block that has native kernels.
+        block: in which it was pruned; None for the largest block that has native kernels. A block that doesn't
+            divide every matrix is replaced by its largest part that does.
         dtype: number format of the block-sparse matrices.
 
     Raises:
@@ -160,7 +161,7 @@ def as_network(
 
 
 def fold(weight: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer that equals a layer without bias followed by batch norm in eval mode."""
+    """Weight and bias of a layer that equals this layer without bias followed by batch norm in eval mode."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
     scale_O = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -170,14 +171,21 @@ def fold(weight: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 
 
 def sizes(network: Network, parameters: int, dtype: str, file: int) -> Sizes:
-    """Bytes of a network whose dense model has so many parameters."""
+    """Bytes of a network.
+
+    Args:
+        network: the network.
+        parameters: of its dense model.
+        dtype: number format of its weights.
+        file: bytes of its file.
+    """
     width = DTYPES[dtype].itemsize
     matrices = [*(m for layer in network.recurrent for m in layer.matrices), network.fc_HH]
     dense = [*(c.weight_OCFT for c in network.convolutions), network.output_VH]
     biases = [*(c.bias_O for c in network.convolutions), *(r.bias_O for r in network.recurrent)]
     biases += [network.fc_bias_H, network.output_bias_V]
     rest = sum(w.numel() for w in dense) * width + 4 * sum(map(len, biases))
-    if dtype == "int8":  # a scale for each row
+    if dtype == "int8":  # scales of rows
         rest += 4 * (sum(m.shape[0] for m in matrices) + sum(map(len, dense)))
     nonzero = sum(int(m.values_NRC.count_nonzero()) for m in matrices)
     indices = 4 + sum(2 * len(m.columns_N) + 4 * (len(m.row_pointer) - 1) for m in matrices)
@@ -191,18 +199,18 @@ def sizes(network: Network, parameters: int, dtype: str, file: int) -> Sizes:
 
 
 def _is_sparse(name: str, weight: Tensor) -> bool:
-    """Whether the runtime keeps a weight in blocks: recurrent and fully connected, pruned or not."""
+    """Whether the runtime stores a weight in blocks: the recurrent and the fully connected ones."""
     return weight.ndim == 2 and name != "output.weight"
 
 
 def _largest_part(block: BlockSize, matrices: list[Tensor]) -> BlockSize:
-    """The largest part of a block that divides it and all matrices; square for a square, as native kernels are."""
+    """The largest part of a block that divides all matrices; a square's part is square, as native kernels need."""
     rows, columns = (math.gcd(block[axis], *(m.shape[axis] for m in matrices)) for axis in (0, 1))
     return (rows, columns) if block[0] != block[1] else (math.gcd(rows, columns),) * 2
 
 
 def _largest_block(matrices: list[Tensor]) -> BlockSize:
-    """The largest native block that fits all; single weights where none does."""
+    """The largest native block that divides all matrices; 1x1 if none does."""
     fitting = [n for n in NATIVE_BLOCKS if not any(side % n for m in matrices for side in m.shape)]
     side = max(fitting, default=1)
     return side, side

@@ -1,6 +1,6 @@
-"""Batch norm over the frames of the global batch, on however many ranks it lies.
+"""Batch norm over the frames of the global batch, over any number of ranks.
 
-torch's own SyncBatchNorm refuses a CPU, and counts the frames of a rank that has no utterance of its own.
+torch's SyncBatchNorm does not run on a CPU, and counts frames of a rank whose share of the batch is a stand-in.
 
 Shapes: N frames, C channels, F frequencies, W ranks.
 """
@@ -14,7 +14,7 @@ from blocksparse_rnn import distributed
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """nn.BatchNorm1d over packed frames (N, C) or (N, C, F); in training its sums are those of all ranks."""
+    """nn.BatchNorm1d over packed frames (N, C) or (N, C, F); in training its statistics are those of all ranks."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or distributed.world() == 1:
@@ -27,7 +27,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class _OverRanks(torch.autograd.Function):
-    """Mean and variance over all ranks; what a rank's frames do to them comes back from all ranks too."""
+    """Mean and variance over all ranks; their gradients are summed over all ranks too."""
 
     @staticmethod
     def forward(
@@ -49,7 +49,7 @@ class _OverRanks(torch.autograd.Function):
         total = rows_W[:, -1].sum()
         share_W1 = (rows_W[:, -1] / total).unsqueeze(1)
         mean_C = (share_W1 * mean_WC).sum(0)
-        # A mean of the ranks' variances would miss how far apart their means are (Chan et al., 1979).
+        # The mean of the ranks' variances lacks the variance of their means (Chan et al., 1979).
         var_C = (share_W1 * (var_WC + (mean_WC - mean_C).square())).sum(0)
         running_mean_C.lerp_(mean_C, momentum)
         running_var_C.lerp_(var_C * total / (total - 1), momentum)
@@ -65,7 +65,7 @@ class _OverRanks(torch.autograd.Function):
         grad = _full(grad)
         normal = (_full(x) - _wide(mean_C, x)) * _wide(scale_C, x)
         grad_bias_C, grad_weight_C = grad.sum(ctx.dims), (grad * normal).sum(ctx.dims)
-        # A stand-in's loss counts for nothing, so its own sums are zero; it takes part for the others.
+        # A stand-in's loss is not counted, so its sums are zero; it takes part because the others wait for it.
         through_C, along_C = (distributed.sum_all(torch.cat([grad_bias_C, grad_weight_C])) / total).chunk(2)
         if ctx.counts:
             grad = grad - _wide(through_C, x) - normal * _wide(along_C, x)
@@ -74,10 +74,10 @@ class _OverRanks(torch.autograd.Function):
 
 
 def _wide(value_C: Tensor, like: Tensor) -> Tensor:
-    """A value per channel, shaped to meet (N, C) or (N, C, F)."""
+    """A value per channel, shaped to broadcast with (N, C) or (N, C, F)."""
     return value_C.view(1, -1, *[1] * (like.ndim - 2))
 
 
 def _full(x: Tensor) -> Tensor:
-    """At least float32: sums over thousands of frames drown in bf16."""
+    """At least float32: bf16 is too coarse for sums over thousands of frames."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

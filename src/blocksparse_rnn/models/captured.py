@@ -1,9 +1,9 @@
-"""The recurrent cores as a GPU runs them: padded, both directions at once, their steps recorded as CUDA graphs.
+"""The recurrent cores on a GPU: padded sequences, both directions at once, all steps captured as a CUDA graph.
 
-The steps are those of `models.recurrence`. They run over padded sequences, since a recording has fixed shapes:
-utterances side by side, lengths rounded up to a bucket, each direction in its own order of time, so that padding
-comes last and no state of it is ever used. Layers of one width share a recording; their weights are copied in.
-On a CPU, where tests compare it with the cores there, nothing is recorded and the steps simply run.
+The steps are those of `models.recurrence`. A CUDA graph has fixed shapes, so sequences are padded: utterances
+side by side, lengths rounded up to a bucket. Each direction lies in its own order of time, so that padding comes
+last and its states are never used. Layers of one width share a graph; their weights are copied into it.
+On a CPU nothing is captured and the steps simply run; tests compare them with `models.recurrence` there.
 
 Shapes: N packed frames, T steps, D directions, B utterances, H hidden units, G = 3H.
 """
@@ -17,26 +17,26 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from blocksparse_rnn.models import recurrence
-from blocksparse_rnn.models.cuda_graphs import Recordings, bucket, record
+from blocksparse_rnn.models.cuda_graphs import CapturedGraphs, bucket, capture
 
-_RECORDINGS: "Recordings[_Recorded]" = Recordings(8)
-"""Of the whole process; each holds its inputs and outputs, so memory bounds their number."""
+_GRAPHS: "CapturedGraphs[_Captured]" = CapturedGraphs(8)
+"""Of the whole process. Each holds its inputs and outputs, so memory bounds their number."""
 
 
 class Order(NamedTuple):
-    """How packed frames are laid out for a recording, and back."""
+    """Where packed frames lie in the padded layout of a graph, and back."""
 
     steps: int
     utterances: int
     padded_TDB: Tensor
-    """Frame of each place, or N where there is none."""
+    """Frame at each place, or N for padding."""
     packed_DN: Tensor
     """Place of each frame."""
 
 
 @functools.lru_cache(maxsize=4)
 def order_of(batch_sizes: tuple[int, ...], directions: int, device: torch.device) -> Order:
-    """The layout for sequences of these batch sizes; the second direction runs against time."""
+    """The layout of sequences with these batch sizes; the second direction is reversed in time."""
     sizes_T = torch.tensor(batch_sizes)
     starts_T = sizes_T.cumsum(0) - sizes_T
     steps, utterances, frames = bucket(len(sizes_T)), int(sizes_T[0]), int(sizes_T.sum())
@@ -55,26 +55,26 @@ def order_of(batch_sizes: tuple[int, ...], directions: int, device: torch.device
 
 
 def rnn_core(a_NH: Tensor, weight_HH: Tensor, reverse_HH: Tensor, batch_sizes: list[int]) -> Tensor:
-    """`recurrence.rnn_both`, in the way that suits the device."""
+    """`recurrence.rnn_both`; on a GPU with padded sequences and a CUDA graph."""
     core = padded_rnn if a_NH.is_cuda else recurrence.rnn_both
     return core(a_NH, weight_HH, reverse_HH, batch_sizes)
 
 
 def gru_core(a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int]) -> Tensor:
-    """`recurrence.gru_forward`, in the way that suits the device."""
+    """`recurrence.gru_forward`; on a GPU with padded sequences and a CUDA graph."""
     core = padded_gru if a_NG.is_cuda else recurrence.gru_forward
     return core(a_NG, weight_GH, batch_sizes)
 
 
 def padded_rnn(a_NH: Tensor, weight_HH: Tensor, reverse_HH: Tensor, batch_sizes: list[int]) -> Tensor:
-    """As `recurrence.rnn_both`, over padded sequences."""
+    """`recurrence.rnn_both` over padded sequences."""
     order = order_of(tuple(batch_sizes), 2, a_NH.device)
     hidden_TDBH = _RNN.apply(_pad(a_NH, order), torch.stack((weight_HH, reverse_HH)))
     return _pack(hidden_TDBH, order).sum(0)
 
 
 def padded_gru(a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int]) -> Tensor:
-    """As `recurrence.gru_forward`, over padded sequences."""
+    """`recurrence.gru_forward` over padded sequences."""
     order = order_of(tuple(batch_sizes), 1, a_NG.device)
     a_MG = _pad(a_NG, order).flatten(0, 2)
     hidden_MH = _GRU.apply(a_MG, weight_GH, [order.utterances] * order.steps)
@@ -82,17 +82,17 @@ def padded_gru(a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int]) -> Tenso
 
 
 def _pad(x_N: Tensor, order: Order) -> Tensor:
-    """Packed frames (N, ...) -> (T, D, B, ...), zeros where there is no frame."""
-    return _Lay.apply(x_N, order, True)
+    """Packed frames (N, ...) -> (T, D, B, ...), padding zero."""
+    return _Layout.apply(x_N, order, True)
 
 
 def _pack(x_TDB: Tensor, order: Order) -> Tensor:
     """(T, D, B, ...) -> each direction's frames (D, N, ...)."""
-    return _Lay.apply(x_TDB, order, False)
+    return _Layout.apply(x_TDB, order, False)
 
 
-class _Lay(torch.autograd.Function):
-    """Both ways are a copy of rows, and so are their gradients."""
+class _Layout(torch.autograd.Function):
+    """Packed to padded or back: a copy of rows in either direction, and so is the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Order, pad: bool) -> Tensor:
@@ -106,7 +106,7 @@ class _Lay(torch.autograd.Function):
         order = ctx.order
         if ctx.pad:
             return grad.flatten(0, 2)[order.packed_DN].sum(0), None, None
-        # Frame n of direction d is row d * (N + 1) + n, behind each direction's a row of zeros.
+        # Frame n of direction d is row d * (N + 1) + n; each direction ends with a row of zeros.
         directions, frames = order.packed_DN.shape
         rows = functional.pad(grad, (0, 0, 0, 1)).flatten(0, 1)
         first_D1 = torch.arange(directions, device=grad.device)[:, None] * (frames + 1)
@@ -114,7 +114,7 @@ class _Lay(torch.autograd.Function):
 
 
 class _Stacked:
-    """The products of all directions at once, (D, B, H) times (D, H, H)."""
+    """Multiplies the states of all directions at once, (D, B, H) times (D, H, H)."""
 
     def __init__(self, weight_DHH: Tensor) -> None:
         self.weight_DHH = weight_DHH
@@ -127,7 +127,7 @@ class _Stacked:
 
 
 class _RNN(torch.autograd.Function):
-    """Clipped-rectifier recurrence of all directions, each in its own order of time."""
+    """Clipped-ReLU recurrence of all directions, each in its own order of time."""
 
     @staticmethod
     def forward(ctx: Any, a_TDBH: Tensor, weight_DHH: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class _RNN(torch.autograd.Function):
         grad_TDBH = _run(_rnn_scan_back, grad_TDBH, slope_TDBH, weight_DHH).clone()
         grad_weight_DHH = None
         if ctx.needs_input_grad[1]:
-            # The state before the first step is zero, and so is the gradient of padding.
+            # The first step's previous state is zero, and so is the gradient of padding.
             grads, states = (x.transpose(0, 1).flatten(1, 2) for x in (grad_TDBH[1:], hidden_TDBH[:-1]))
             grad_weight_DHH = grads.mT @ states
         return grad_TDBH, grad_weight_DHH
@@ -171,7 +171,7 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a_MG: Tensor, weight_GH: Tensor, batch_sizes: list[int]) -> Tensor:
         def steps(a_MG: Tensor, weight_GH: Tensor) -> tuple[Tensor, ...]:
-            return recurrence.gru_scan(a_MG, recurrence.Dense(weight_GH), batch_sizes)
+            return recurrence.gru_scan(a_MG, recurrence.Dense(weight_GH).forward, batch_sizes)
 
         width = weight_GH.shape[1]
         *kept, recurrent_MG = _run(steps, a_MG, weight_GH, key=("gru", batch_sizes[0]))
@@ -199,8 +199,8 @@ class _GRU(torch.autograd.Function):
         return grad_a_MG, grad_weight_GH, None
 
 
-class _Recorded:
-    """A function of tensors that is recorded with inputs and outputs of its own."""
+class _Captured:
+    """A function of tensors, captured with input and output buffers of its own."""
 
     def __init__(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
         self.inputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
@@ -209,7 +209,7 @@ class _Recorded:
         def work() -> None:
             self.outputs = function(*self.inputs)
 
-        self._replay = record(work, inputs[0].device)
+        self._replay = capture(work, inputs[0].device)
 
     def __call__(self, *inputs: Tensor) -> Any:
         for own, given in zip(self.inputs, inputs, strict=True):
@@ -219,10 +219,11 @@ class _Recorded:
 
 
 def _run(function: Callable[..., Any], *inputs: Tensor, key: Any = None) -> Any:
-    """Run a function of these tensors, recorded where it was not; the next call overwrites what it returns.
+    """Run a function of these tensors through its graph, captured at the first call.
 
-    Functions are told apart by their key, or by themselves, and by the inputs' shapes and types.
+    A graph belongs to a key (by default the function) and the inputs' shapes, types and device. The next call
+    overwrites the outputs.
     """
     shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
-    recorded = _RECORDINGS.get((key or function, shapes), lambda: _Recorded(function, inputs))
-    return recorded(*inputs)
+    captured = _GRAPHS.get((key or function, shapes), lambda: _Captured(function, inputs))
+    return captured(*inputs)

@@ -1,7 +1,7 @@
-"""Work that a GPU repeats with the same shapes: recorded once as a CUDA graph, then replayed in one call.
+"""CUDA graphs: work of fixed shapes is captured once, then replayed in one call.
 
-A recurrent layer starts thousands of small kernels, and starting each from Python takes longer than it runs.
-Lengths are rounded up to few buckets, so that a few recordings serve all batches.
+A recurrent layer launches thousands of small kernels, and a launch from Python takes longer than the kernel.
+Lengths are rounded up to a few buckets, so that a few graphs serve all batches.
 """
 
 from collections import OrderedDict
@@ -14,36 +14,37 @@ Value = TypeVar("Value")
 
 
 def bucket(length: int) -> int:
-    """The smallest of four sizes to an octave that is no less: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ..."""
+    """`length` rounded up to one of four sizes per octave: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ..."""
     step = 1 << max(0, (length - 1).bit_length() - 3)
     return -(-length // step) * step
 
 
-def record(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """What repeats `work`, which must always read and write the same memory: a CUDA graph, or itself on a CPU.
+def capture(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """A function that repeats `work`: a CUDA graph's replay, or `work` itself on a CPU.
 
-    On a GPU `work` runs once here, before it is recorded: kernels are compiled and libraries set up.
+    `work` must read and write the same memory at every call. On a GPU it runs once before it is captured, so that
+    kernels are compiled and libraries initialised.
     """
     if device.type != "cuda":
         return work
     with torch.cuda.device(device):
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        warm_up = torch.cuda.Stream()
+        warm_up.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warm_up):
             work()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(warm_up)
         graph = torch.cuda.CUDAGraph()
-        # Loaders and other threads may go on using the device meanwhile.
+        # "thread_local": other threads, such as data loaders, may use the device meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             work()
     return graph.replay
 
 
-class Recordings(Generic[Value]):
-    """The recordings used last, by shape; each holds memory, so only so many are kept.
+class CapturedGraphs(Generic[Value]):
+    """The most recently used graphs, by key. Each holds memory, so their number is limited.
 
     Args:
-        most: how many.
+        most: how many are kept.
     """
 
     def __init__(self, most: int) -> None:
@@ -54,7 +55,7 @@ class Recordings(Generic[Value]):
         return len(self._kept)
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The recording of this key, made if need be."""
+        """The graph of this key; `make` captures it if it isn't kept."""
         if key not in self._kept:
             while len(self._kept) >= self.most:
                 self._kept.popitem(last=False)

@@ -24,15 +24,15 @@ LAYERS = {"rnn": RNNLayer, "gru": GRULayer}
 
 
 class DeepSpeech2(nn.Module):
-    """Features in, one row of logits per output frame out.
+    """Maps features to a row of logits per output frame.
 
     Args:
         features: features per frame.
         outputs: letters and blank.
-        cell: `rnn`, bidirectional with clipped rectifiers, or `gru`, forward only.
+        cell: `rnn`, bidirectional with clipped ReLU, or `gru`, forward only.
         layers: recurrent layers.
         hidden_size: units of each recurrent layer and of the fully connected one.
-        convolutions: from the features on; kernels are odd.
+        convolutions: first to last; kernels have odd sizes.
 
     Raises:
         UserError: a kernel is even or there is no convolution.

@@ -1,7 +1,7 @@
-"""The layers of a Deep-Speech-2-style recogniser. Between them travel only valid frames.
+"""The layers of a Deep-Speech-2-style recogniser, over packed sequences.
 
-Sequences are packed (`torch.nn.utils.rnn.PackedSequence`), so batch norm counts valid frames only,
-nothing leaks from padding, and no product is spent on it.
+Packed sequences (`torch.nn.utils.rnn.PackedSequence`) hold valid frames only: batch norm counts no padding,
+nothing leaks from it, and no product is spent on it.
 
 Shapes: B batch, C channels, F frequencies, T frames, N packed frames, I inputs, H hidden units.
 """
@@ -29,7 +29,7 @@ def clipped_relu(x: Tensor) -> Tensor:
 
 
 def pack(x_BT: Tensor, lengths: list[int]) -> PackedSequence:
-    """Keep the valid frames of a padded batch (B, T, ...) of any order of lengths."""
+    """The valid frames of a padded batch (B, T, ...), lengths in any order."""
     return pack_padded_sequence(x_BT, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
 
 
@@ -53,7 +53,7 @@ class ConvolutionSettings(TypedDict):
 
 
 class Convolution(nn.Module):
-    """2-D convolution over (frequency, time) without bias, batch norm, clipped rectifier.
+    """2-D convolution over (frequency, time) without bias, batch norm, clipped ReLU.
 
     Padding is half a kernel on each side, so an axis of size n and stride s becomes ceil(n / s).
 
@@ -78,7 +78,7 @@ class Convolution(nn.Module):
         self.norm = BatchNorm(channels)
 
     def forward(self, x_BCFT: Tensor, lengths: list[int]) -> tuple[PackedSequence, list[int]]:
-        """Packed (N, C, F) and the frames of each utterance. The input is zero beyond its ends."""
+        """Packed (N, C, F) and the frames of each utterance. The input is zero beyond each utterance's end."""
         lengths = [math.ceil(length / self.stride[1]) for length in lengths]
         packed = pack(self.conv(x_BCFT).permute(0, 3, 1, 2), lengths)
         return repack(clipped_relu(self.norm(packed.data)), packed), lengths
@@ -117,7 +117,7 @@ class ConvolutionStack(nn.Module):
 
 
 class RNNLayer(nn.Module):
-    """Bidirectional clipped-rectifier layer: h_t = clip(BN(W x_t) + U h_{t-1}), directions summed.
+    """Bidirectional clipped-ReLU layer: h_t = clip(BN(W x_t) + U h_{t-1}), directions summed.
 
     Both directions share W and its batch norm and have their own U. The only bias is batch norm's
     shift (Amodei et al., "Deep Speech 2", 2016, section 3.2).
@@ -133,11 +133,11 @@ class RNNLayer(nn.Module):
         self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.weight_hh_reverse = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.norm = BatchNorm(hidden_size)
-        # What computes the two parts; others may stand in.
+        # What computes the two parts; `training.skip_zeros` replaces them.
         self.project: Callable[[Tensor, Tensor], Tensor] = functional.linear
         self.core: Callable[[Tensor, Tensor, Tensor, list[int]], Tensor] = rnn_core
         nn.init.normal_(self.weight_ih, std=input_size**-0.5)
-        # A rectified state neither grows nor dies over many steps at about half the critical radius.
+        # At about half the critical spectral radius, a ReLU state neither explodes nor vanishes over many steps.
         nn.init.normal_(self.weight_hh, std=0.5 * hidden_size**-0.5)
         nn.init.normal_(self.weight_hh_reverse, std=0.5 * hidden_size**-0.5)
 
@@ -177,7 +177,7 @@ class GRULayer(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """Fully connected layer without bias, batch norm, clipped rectifier: (N, H) -> (N, H)."""
+    """Fully connected layer without bias, batch norm, clipped ReLU: (N, H) -> (N, H)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""The two recurrent cores: what happens over time once the input projection is done.
+"""The two recurrent cores: the recurrence over time, after the input projection.
 
 Both work on packed sequences (`torch.nn.utils.rnn.PackedSequence`): frames of all utterances, time
 step by time step, utterances sorted from long to short. Step t holds batch_sizes[t] rows, so no
 padding is ever computed. Each is an autograd function of its own: the forward pass writes into one
-buffer, the backward pass runs the same kind of loop once more, and the gradient of the recurrent
-matrix is one product over all frames instead of one a step.
+buffer, the backward pass loops once over the steps in reverse, and the gradient of the recurrent
+matrix is one product over all frames instead of one per step.
 
 Shapes: N packed frames, H hidden units, T time steps.
 """
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 CLIP = 20.0
-"""Upper limit of the clipped rectifier min(max(x, 0), 20) (Hannun et al., "Deep Speech", 2014)."""
+"""Upper limit of the clipped ReLU min(max(x, 0), 20) (Hannun et al., "Deep Speech", 2014)."""
 
 
 class Product(Protocol):
-    """Multiplies with a recurrent matrix U of one training step; `Dense` does it as torch does."""
+    """Multiplies with the recurrent matrix U of one training step; `Dense` is torch's product."""
 
     def forward(self, x_BH: Tensor, addend: Tensor | None, out: Tensor) -> None:
         """out = addend + x U^T; the addend may be None, or `out` itself."""
@@ -33,7 +33,7 @@ class Product(Protocol):
 
 
 class Dense:
-    """The product with a matrix of which nothing is known."""
+    """The product with a dense matrix."""
 
     def __init__(self, weight_OH: Tensor) -> None:
         self.weight_OH = weight_OH
@@ -119,14 +119,14 @@ def scan(
     reverse: bool,
     activate: Callable[[Tensor, int], object],
 ) -> Tensor:
-    """out_t = activate(input_t + out_{t-1} times a matrix), in the order of time or against it."""
+    """out_t = activate(input_t + out_{t-1} times a matrix), forward or backward in time."""
     out_NH = torch.empty_like(input_NH)
     inputs, outs = input_NH.split(batch_sizes), out_NH.split(batch_sizes)
     steps = range(len(batch_sizes))
     previous, alive = input_NH[:0], 0
     for t in reversed(steps) if reverse else steps:
         out, rows = outs[t], batch_sizes[t]
-        # Against time utterances join on the way: their first row has no state to add.
+        # Backward in time, utterances join on the way: their first row has no state to add.
         old = min(rows, alive)
         if old == rows:
             state = previous if old == alive else previous[:old]
@@ -141,7 +141,7 @@ def scan(
 
 
 def _previous_states(hidden_NH: Tensor, batch_sizes: list[int], reverse: bool) -> Tensor:
-    """The state that entered each frame: zeros where an utterance begins."""
+    """The previous state of each frame: zeros where an utterance begins."""
     states = hidden_NH.split(batch_sizes)
     start = hidden_NH.new_zeros(batch_sizes[0], hidden_NH.shape[1])
     pieces: list[Tensor] = []
@@ -156,7 +156,7 @@ def _previous_states(hidden_NH: Tensor, batch_sizes: list[int], reverse: bool) -
 
 
 class _ClippedRNN(torch.autograd.Function):
-    """Clipped-rectifier recurrence; keeps only the hidden states for the backward pass."""
+    """Clipped-ReLU recurrence; keeps only the hidden states for the backward pass."""
 
     @staticmethod
     def forward(
@@ -190,14 +190,14 @@ class _ClippedRNN(torch.autograd.Function):
 
 
 class _GRU(torch.autograd.Function):
-    """GRU recurrence; everything that doesn't depend on the step before is done for all frames at once."""
+    """GRU recurrence; what doesn't depend on the previous step is computed for all frames at once."""
 
     @staticmethod
     def forward(
         ctx: Any, a_NG: Tensor, weight_GH: Tensor, batch_sizes: list[int], make_product: MakeProduct
     ) -> Tensor:
         product = make_product(weight_GH)
-        hidden_NH, gates_NR, new_NH, recurrent_NG = gru_scan(a_NG, product, batch_sizes)
+        hidden_NH, gates_NR, new_NH, recurrent_NG = gru_scan(a_NG, product.forward, batch_sizes)
         ctx.save_for_backward(hidden_NH, gates_NR, new_NH, recurrent_NG[:, 2 * new_NH.shape[1] :])
         ctx.product, ctx.batch_sizes = product, batch_sizes
         return hidden_NH
@@ -218,17 +218,26 @@ class _GRU(torch.autograd.Function):
         return gru_input_gradient(grad_hidden_NH, grad_recurrent_NG, to_new_NH), grad_weight_GH, None, None
 
 
-def gru_scan(a_NG: Tensor, product: Product, batch_sizes: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The steps of a GRU: hidden states (N, H), gates r and z (N, 2H), n (N, H), and U h (N, 3H)."""
+def gru_scan(
+    a_NG: Tensor,
+    multiply: Callable[[Tensor, Tensor | None, Tensor], None],
+    batch_sizes: list[int],
+    state_BH: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The steps of a GRU from a state (default: zeros).
+
+    Returns:
+        Hidden states (N, H), gates r and z (N, 2H), n (N, H), and U h (N, 3H).
+    """
     width = a_NG.shape[1] // 3
     hidden_NH = a_NG.new_empty(len(a_NG), width)
     recurrent_NG = torch.empty_like(a_NG)
     gates_NR = a_NG.new_empty(len(a_NG), 2 * width)
     new_NH = torch.empty_like(hidden_NH)
-    state = a_NG.new_zeros(batch_sizes[0], width)
+    state = a_NG.new_zeros(batch_sizes[0], width) if state_BH is None else state_BH
     for a, u, rz, n, h in _steps(batch_sizes, a_NG, recurrent_NG, gates_NR, new_NH, hidden_NH):
         state = state[: len(h)]
-        product.forward(state, None, out=u)
+        multiply(state, None, u)
         torch.add(a[:, : 2 * width], u[:, : 2 * width], out=rz)
         rz.sigmoid_()
         torch.addcmul(a[:, 2 * width :], rz[:, :width], u[:, 2 * width :], out=n)
@@ -241,10 +250,7 @@ def gru_scan(a_NG: Tensor, product: Product, batch_sizes: list[int]) -> tuple[Te
 def gru_factors(
     previous_NH: Tensor, gates_NR: Tensor, new_NH: Tensor, recurrent_new_NH: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the state's gradient is multiplied with for that of a_n (N, H), and of U h (N, 3, H).
-
-    No recurrence is needed for them.
-    """
+    """Factors from the state's gradient to that of a_n (N, H), and to that of U h (N, 3, H), of all frames at once."""
     reset_NH, update_NH = gates_NR.chunk(2, dim=1)
     to_new_NH = (1 - update_NH) * (1 - new_NH * new_NH)
     factor_NGH = torch.stack(
@@ -261,7 +267,7 @@ def gru_factors(
 def gru_scan_back(
     grad_NH: Tensor, update_NH: Tensor, factor_NGH: Tensor, product: Product, batch_sizes: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """The steps against time: gradients of the hidden states (N, H) and of U h (N, 3H)."""
+    """The steps of the backward pass: gradients of the hidden states (N, H) and of U h (N, 3H)."""
     grad_hidden_NH = torch.empty_like(grad_NH)
     grad_recurrent_NGH = torch.empty_like(factor_NGH)
     carry = grad_NH.new_empty(0, grad_NH.shape[1])
@@ -279,7 +285,7 @@ def gru_scan_back(
 
 
 def gru_input_gradient(grad_hidden_NH: Tensor, grad_recurrent_NG: Tensor, to_new_NH: Tensor) -> Tensor:
-    """The gradient of a, in the memory of that of U h, from which it differs by a_n alone."""
+    """The gradient of a, written over that of U h, from which it differs in a_n only."""
     torch.mul(grad_hidden_NH, to_new_NH, out=grad_recurrent_NG[:, 2 * to_new_NH.shape[1] :])
     return grad_recurrent_NG
 

@@ -1,7 +1,7 @@
-"""Training with a matrix of which zero blocks stay zero: products that skip them, forward and backward.
+"""Training with a matrix whose zero blocks stay zero: products that skip them, forward and backward.
 
-Weights change at every step, the places of the blocks don't: they are looked up once, and each step copies
-the weights of these blocks into block-sparse matrices, one for the way forward, its transpose for the way back.
+Weights change at every step, the blocks' positions don't. Positions are computed once; each step copies the
+weights of these blocks into block-sparse matrices, one for the forward pass, its transpose for the backward pass.
 
 Shapes: B vectors, N frames, O rows, I columns; R and C rows and columns of the grid, K blocks kept.
 """
@@ -16,9 +16,6 @@ from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.pruning.blocks import BlockSize, as_grid
 from blocksparse_rnn.runtime.bsr import NATIVE_BLOCKS, BlockSparse
 from blocksparse_rnn.runtime.library import native
-
-_VECTORS = 64
-"""Vectors multiplied at a time: they stay in a near cache while all blocks pass by."""
 
 
 def check_skipping(block: BlockSize) -> None:
@@ -35,7 +32,7 @@ def check_skipping(block: BlockSize) -> None:
 
 
 class KeptBlocks:
-    """Where a matrix may have weights. It multiplies with a matrix that has none elsewhere.
+    """The kept blocks of a matrix, and products with a matrix that is zero elsewhere.
 
     Args:
         mask_RC: True where a block is kept.
@@ -43,14 +40,14 @@ class KeptBlocks:
         threads: of the native kernels.
 
     Raises:
-        UserError: no kernels for such blocks, or none at all on this machine.
+        UserError: there are no kernels for such blocks, or no native library on this machine.
     """
 
     def __init__(self, mask_RC: Tensor, block: BlockSize, threads: int) -> None:
         check_skipping(block)
         if native() is None:
             raise UserError(
-                "skip_zeros=true: there is no native runtime here; install g++, or skip_zeros=null"
+                "skip_zeros=true: there is no native runtime here; install g++, or set skip_zeros=null"
             )
         self.block, self.threads = block, threads
         self.shape = (mask_RC.shape[0] * block[0], mask_RC.shape[1] * block[1])
@@ -59,17 +56,17 @@ class KeptBlocks:
         self._order_back_K = torch.argsort(self._column_K, stable=True)
 
     def matrix(self, weight_OI: Tensor) -> BlockSparse:
-        """The matrix as it is now."""
+        """The block-sparse matrix of these weights."""
         return BlockSparse(self.shape, self._values(weight_OI), self._column_K.int(), self._pointer)
 
     def transposed(self, weight_OI: Tensor) -> BlockSparse:
-        """Its transpose as it is now."""
+        """Its transpose."""
         values_KRC = self._values(weight_OI)[self._order_back_K].transpose(1, 2).contiguous()
         columns_K = self._row_K[self._order_back_K].int()
         return BlockSparse((self.shape[1], self.shape[0]), values_KRC, columns_K, self._pointer_back)
 
     def product(self, weight_OI: Tensor) -> "SkippingProduct":
-        """How a recurrent core multiplies with it (`models.recurrence.Product`)."""
+        """The product with these weights, as a recurrent core takes it (`models.recurrence.Product`)."""
         return SkippingProduct(self, weight_OI.detach())
 
     def project(self, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
@@ -88,7 +85,7 @@ class KeptBlocks:
 
 
 class SkippingProduct:
-    """Multiplies with a matrix as it is now; the transpose is made when it is needed."""
+    """Multiplies with the weights of one step; the transpose is made at the first backward product."""
 
     def __init__(self, kept: KeptBlocks, weight_OI: Tensor) -> None:
         self._kept, self._weight_OI = kept, weight_OI
@@ -96,27 +93,16 @@ class SkippingProduct:
         self._transposed: BlockSparse | None = None
 
     def forward(self, x_BI: Tensor, addend: Tensor | None, out: Tensor) -> None:
-        _multiply(self._matrix, x_BI, addend, out, self._kept.threads)
+        self._matrix.add_product(x_BI, addend, out, self._kept.threads)
 
     def backward(self, x_BO: Tensor, addend: Tensor | None, out: Tensor) -> None:
         if self._transposed is None:
             self._transposed = self._kept.transposed(self._weight_OI)
-        _multiply(self._transposed, x_BO, addend, out, self._kept.threads)
+        self._transposed.add_product(x_BO, addend, out, self._kept.threads)
 
     def gradient(self, grad_NO: Tensor, x_NI: Tensor) -> Tensor:
-        """The gradient of kept weights; that of others is not needed, and 0."""
+        """The gradient of kept weights; 0 for the others, which need none."""
         return self._kept.spread(self._matrix.gradient(grad_NO, x_NI, self._kept.threads)).to(grad_NO.dtype)
-
-
-def _multiply(matrix: BlockSparse, x_BI: Tensor, addend: Tensor | None, out_BO: Tensor, threads: int) -> None:
-    """out = addend + x times the transposed matrix, a few vectors at a time."""
-    for start in range(0, len(x_BI), _VECTORS):
-        some = slice(start, start + _VECTORS)
-        y_BO = matrix.product(x_BI[some], threads)
-        if addend is None:
-            out_BO[some] = y_BO
-        else:
-            torch.add(addend[some], y_BO, out=out_BO[some])
 
 
 class _Projection(torch.autograd.Function):
@@ -142,5 +128,5 @@ class _Projection(torch.autograd.Function):
 
 
 def _pointer(counts: Tensor) -> Tensor:
-    """Where each row of blocks begins, and where the last one ends."""
+    """First block of each row of blocks, and the end of the last row."""
     return functional.pad(counts.cumsum(0), (1, 0)).int()

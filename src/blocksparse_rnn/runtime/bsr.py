@@ -1,4 +1,4 @@
-"""A matrix of which only the blocks that are not zero are kept, and its product with vectors.
+"""A matrix that stores its nonzero blocks only, and its product with vectors.
 
 Shapes: O rows, I columns; R and C rows and columns of a block, N blocks; B vectors.
 """
@@ -17,13 +17,16 @@ from blocksparse_rnn.pruning.blocks import BlockSize, as_grid, check_block
 from blocksparse_rnn.runtime.library import native
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-"""Number formats of the weights; activations are rounded to the same, int8 with a scale for each vector."""
+"""Number formats of the weights. Activations are rounded to the same: int8 with a scale for each vector, bf16 where
+the processor multiplies bf16 itself."""
 NATIVE_BLOCKS = (4, 8, 16, 32)
 """Sides of the square blocks for which there are native kernels."""
 _FILLED_UP, _IN_CACHE = 4, 1 << 20
-"""How many times as many values native blocks may hold as others that they replace, unless they are this few.
+"""Native blocks may store this many times the values of the blocks that they replace, or this many values.
 
-Beyond both, torch's sparse product of several vectors is faster: single weights of a large matrix."""
+Beyond both, torch's sparse product is faster for several vectors: single weights of a large matrix."""
+_VECTORS = 64
+"""Vectors that `add_product` multiplies at a time: they stay in a near cache while all blocks are read."""
 _FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _MOST_COLUMNS = 1 << 16
 
@@ -33,18 +36,18 @@ class BlockSparse:
     """A block-sparse matrix (O, I) in rows of blocks (BSR).
 
     Raises:
-        UserError: parts that don't fit each other; native code trusts what passes.
+        UserError: parts that don't fit each other; native code checks nothing itself.
     """
 
     shape: tuple[int, int]
     values_NRC: Tensor
-    """The blocks, row of blocks by row of blocks; float32, bfloat16 or int8."""
+    """The blocks, one row of blocks after the other; float32, bfloat16 or int8."""
     columns_N: Tensor
     """Column of each block, counted in blocks; int32 (uint16 in memory and on disk)."""
     row_pointer: Tensor
-    """Where each row of blocks begins in `values_NRC`, and where the last one ends; int32."""
+    """First block of each row of blocks in `values_NRC`, and the end of the last row; int32."""
     row_scale_O: Tensor | None = None
-    """What one step of an int8 weight is worth, for each row."""
+    """Scale of each row of int8 weights; None for other formats."""
     _handle: "_Handle | None" = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ class BlockSparse:
 
     @classmethod
     def from_dense(cls, weight_OI: Tensor, block: BlockSize, dtype: str = "fp32") -> "BlockSparse":
-        """Keep the blocks of a matrix that hold anything but zeros (a NaN is not zero).
+        """Store the nonzero blocks of a dense matrix (a NaN is nonzero).
 
         Args:
             weight_OI: the matrix.
@@ -97,9 +100,7 @@ class BlockSparse:
         kept_RC = (as_grid(weight_OI, block) != 0).any(3).any(1)
         scale_O = None
         if dtype == "int8":
-            largest_O = weight_OI.abs().amax(1)
-            scale_O = torch.where(largest_O > 0, largest_O / 127, 1.0)
-            weight_OI = torch.round(weight_OI / scale_O[:, None])
+            weight_OI, scale_O = quantise(weight_OI)
         return cls._of_blocks(as_grid(weight_OI, block), kept_RC, DTYPES[dtype], scale_O)
 
     @classmethod
@@ -120,12 +121,12 @@ class BlockSparse:
 
     @property
     def native_block(self) -> int | None:
-        """Side of the square blocks in which native kernels multiply with it; None where torch does."""
+        """Side of the square blocks in which native kernels multiply; None where torch multiplies."""
         return None if self._handle is None else self._handle.block
 
     @property
     def handle(self) -> Any:
-        """What the native library knows it by."""
+        """Its pointer in the native library."""
         assert self._handle is not None
         return self._handle.pointer
 
@@ -142,7 +143,7 @@ class BlockSparse:
         return grid_RCKL.transpose(1, 2).reshape(self.shape)
 
     def _native_handle(self) -> "_Handle | None":
-        """What kernels multiply with: its own blocks, square parts of them, or the smallest ones around them."""
+        """The native copy: in its own blocks, in square parts of them, or in the smallest native blocks around them."""
         within = [n for n in NATIVE_BLOCKS if not any(length % n for length in self.block)]
         side = within[-1] if within else NATIVE_BLOCKS[0]
         if self.block == (side, side):
@@ -159,12 +160,11 @@ class BlockSparse:
         """y = x times the transposed matrix: (B, I) -> (B, O), float32.
 
         Raises:
-            UserError: the vectors don't have as many values as the matrix has columns, or lie on a GPU; no threads.
+            UserError: the vectors' size is not the number of columns, or they are on a GPU; threads below 1.
         """
         if x_BI.ndim != 2 or x_BI.shape[1] != self.shape[1]:
             raise UserError(
-                f"a product with a matrix of {self.shape[1]} columns takes vectors of as many values, "
-                f"not {tuple(x_BI.shape)}"
+                f"a matrix of {self.shape[1]} columns multiplies vectors (B, {self.shape[1]}), not {tuple(x_BI.shape)}"
             )
         check_native(threads, x_BI)
         if self._handle is None:
@@ -175,16 +175,26 @@ class BlockSparse:
         check_memory(self._handle.library.bsr_product(*arguments))
         return y_BO
 
+    def add_product(self, x_BI: Tensor, addend_BO: Tensor | None, out_BO: Tensor, threads: int = 1) -> None:
+        """out = addend + x times the transposed matrix; the addend may be None, or `out` itself."""
+        for start in range(0, len(x_BI), _VECTORS):
+            some = slice(start, start + _VECTORS)
+            y_BO = self.product(x_BI[some], threads)
+            if addend_BO is None:
+                out_BO[some] = y_BO
+            else:
+                torch.add(addend_BO[some], y_BO, out=out_BO[some])
+
     def gradient(self, grad_NO: Tensor, x_NI: Tensor, threads: int = 1) -> Tensor:
         """Each block's part of grad^T x, the gradient of the matrix in y = x W^T, as `values_NRC` (N, R, C).
 
         Args:
             grad_NO: gradient of y, a row for each vector.
             x_NI: the vectors.
-            threads: of the native kernels, without which there is none.
+            threads: of the native kernels, which this needs.
 
         Raises:
-            UserError: vectors on a GPU; no threads.
+            UserError: vectors on a GPU; threads below 1.
         """
         assert self._handle is not None
         assert self.block == (self._handle.block,) * 2
@@ -197,10 +207,7 @@ class BlockSparse:
         return values_NRC
 
     def _torch_product(self, x_BI: Tensor) -> Tensor:
-        """The same with torch's own sparse product, int8 activations rounded as the kernels round them.
-
-        Those of bf16 are rounded by processors that multiply bf16 themselves, and by no others.
-        """
+        """The same with torch's sparse product; int8 activations are rounded as in the kernels, bf16 ones are not."""
         scale_B1 = None
         if self.values_NRC.dtype == torch.int8:
             largest_B1 = x_BI.abs().amax(1, keepdim=True)
@@ -216,27 +223,41 @@ class BlockSparse:
             return self.to_dense().to_sparse_csr()
 
 
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (O, ...) as whole numbers from -127 to 127, in float32, and the scale (O,) of each row."""
+    largest_O = weight.flatten(1).abs().amax(1)
+    scale_O = torch.where(largest_O > 0, largest_O / 127, 1.0)
+    return torch.round(weight / along_rows(scale_O, weight)), scale_O
+
+
+def along_rows(scale_O: Tensor, weight: Tensor) -> Tensor:
+    """A scale per row, shaped to broadcast with a weight (O, ...)."""
+    return scale_O.view(-1, *[1] * (weight.ndim - 1))
+
+
 def check_native(threads: int, *tensors: Tensor) -> None:
-    """Check what native code takes at its word: how many threads it has, and that tensors are in memory.
+    """Check what native code doesn't check itself: the number of threads, and that tensors are on the CPU.
 
     Raises:
-        UserError: they aren't, or there is no thread.
+        UserError: threads below 1, or a tensor elsewhere.
     """
     if threads < 1:
         raise UserError(f"threads={threads}: must be at least 1")
     for tensor in tensors:
         if tensor.device.type != "cpu":
-            raise UserError(f"the block-sparse runtime computes on the CPU, not on {tensor.device}")
+            raise UserError(
+                f"the block-sparse runtime computes on the CPU, not on {tensor.device}; use runtime.cuda_layers there"
+            )
 
 
 def check_memory(status: int) -> None:
-    """Raise what a native function's status means."""
+    """Raise MemoryError where a native function reports a lack of memory or threads."""
     if status:
         raise MemoryError("the block-sparse runtime got no memory, or no thread")
 
 
 class _Handle:
-    """The native copy of a matrix in square blocks, packed in the order in which kernels read it; freed with its owner."""
+    """The native copy of a matrix in square blocks, in the order in which kernels read it; freed with its owner."""
 
     def __init__(self, matrix: BlockSparse) -> None:
         library = native()

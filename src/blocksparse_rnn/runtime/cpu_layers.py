@@ -1,7 +1,7 @@
 """Whole recurrent layers over whole packed sequences, with block-sparse matrices.
 
-What a layer of `models.layers` computes in eval mode, its batch norm folded into W and a bias. One native
-call per layer; where the matrices have no native kernels, a loop in torch.
+A layer computes what its layer of `models.layers` computes in eval mode, batch norm folded into W and a bias. It is
+one native call; matrices without native kernels go through the loops of `models.recurrence`.
 
 Shapes: N packed frames, I inputs, H units, G = 3H stacked gates r, z, n, B utterances.
 """
@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.models.recurrence import CLIP, gru_scan, scan
 from blocksparse_rnn.runtime.bsr import BlockSparse, check_memory, check_native
 from blocksparse_rnn.runtime.library import native
-
-CLIP = 20.0
-"""Upper limit of the clipped rectifier, as in `models.recurrence` and `bsr.cpp`."""
 
 
 def gru_layer(
@@ -29,28 +27,28 @@ def gru_layer(
     state_BH: Tensor | None = None,
     threads: int = 1,
 ) -> Tensor:
-    """A GRU layer with the reset applied after the product, as cuDNN does it.
+    """A GRU layer, the reset applied after the product as in cuDNN.
 
     Args:
-        weight_GI: W, of the input.
-        weight_GH: U, of the state.
+        weight_GI: W, for the input.
+        weight_GH: U, for the state.
         bias_G: added to W x.
-        x_NI: packed frames: time step by time step, utterances from long to short.
+        x_NI: packed frames: one time step after the other, utterances from long to short.
         batch_sizes: frames of each time step, never growing.
-        state_BH: state before the first step, overwritten with that after the last; None for zeros.
+        state_BH: initial states, overwritten with the final ones; None for zeros.
         threads: of the native kernels.
 
     Returns:
         Hidden states (N, H), packed like the input.
 
     Raises:
-        UserError: shapes that don't fit, tensors on a GPU, no threads.
+        UserError: shapes that don't fit, tensors on a GPU, threads below 1.
     """
     hidden = weight_GH.shape[1]
     check_layer(weight_GI, (weight_GH,), 3, bias_G, x_NI, batch_sizes, state_BH)
     check_native(threads, bias_G, x_NI, *([] if state_BH is None else [state_BH]))
     if not _are_native(weight_GI, weight_GH):
-        return _torch_gru(weight_GI, weight_GH, bias_G, x_NI, batch_sizes, state_BH)
+        return _torch_gru(weight_GI.product(x_NI) + bias_G, weight_GH, list(batch_sizes), state_BH)
     x_NI, bias_G = x_NI.float().contiguous(), bias_G.float().contiguous()
     state = None if state_BH is None else state_BH.float().contiguous()
     sizes = torch.tensor(batch_sizes, dtype=torch.int32)
@@ -77,12 +75,12 @@ def rnn_layer(
     batch_sizes: Sequence[int],
     threads: int = 1,
 ) -> Tensor:
-    """A bidirectional clipped-rectifier layer: h_t = clip(W x_t + b + U h_{t-1}), directions summed.
+    """A bidirectional clipped-ReLU layer: h_t = clip(W x_t + b + U h_{t-1}), directions summed.
 
     Args:
         weight_HI: W, shared by both directions.
-        weight_HH: U from the first frame to the last.
-        reverse_HH: U from the last frame to the first.
+        weight_HH: U, forward in time.
+        reverse_HH: U, backward in time.
         bias_H: added to W x.
         x_NI: packed frames.
         batch_sizes: frames of each time step, never growing.
@@ -92,15 +90,12 @@ def rnn_layer(
         Hidden states (N, H), packed like the input.
 
     Raises:
-        UserError: shapes that don't fit, tensors on a GPU, no threads.
+        UserError: shapes that don't fit, tensors on a GPU, threads below 1.
     """
     check_layer(weight_HI, (weight_HH, reverse_HH), 1, bias_H, x_NI, batch_sizes)
     check_native(threads, bias_H, x_NI)
     if not _are_native(weight_HI, weight_HH, reverse_HH):
-        a_NH = weight_HI.product(x_NI) + bias_H
-        return _torch_rnn(a_NH, weight_HH, batch_sizes, False) + _torch_rnn(
-            a_NH, reverse_HH, batch_sizes, True
-        )
+        return _torch_rnn(weight_HI.product(x_NI) + bias_H, weight_HH, reverse_HH, list(batch_sizes))
     x_NI, bias_H = x_NI.float().contiguous(), bias_H.float().contiguous()
     sizes = torch.tensor(batch_sizes, dtype=torch.int32)
     out_NH = torch.empty(len(x_NI), weight_HH.shape[0])
@@ -116,12 +111,12 @@ def rnn_layer(
 
 
 def _are_native(*matrices: BlockSparse) -> bool:
-    """Whether the native layers take these: kernels for all, of one block."""
+    """Whether all have native kernels, of one block, as native layers require."""
     return len({m.native_block for m in matrices}) == 1 and matrices[0].native_block is not None
 
 
 class Shaped(Protocol):
-    """A matrix, wherever it lies."""
+    """A matrix on any device."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,10 +132,10 @@ def check_layer(
     batch_sizes: Sequence[int],
     state_BH: Tensor | None = None,
 ) -> None:
-    """Hold a layer's arguments against one another.
+    """Check that the shapes of a layer's arguments fit each other.
 
     Raises:
-        UserError: they don't fit.
+        UserError: they don't.
     """
     rows, inputs = weight.shape
     for matrix in recurrent:
@@ -158,35 +153,30 @@ def check_layer(
         raise UserError(f"the state must be {state}, not {tuple(state_BH.shape)}")
 
 
+def last_frames(batch_sizes: Sequence[int]) -> Tensor:
+    """Packed position of each utterance's last frame, (B,)."""
+    sizes, utterance_B = torch.tensor(batch_sizes), torch.arange(batch_sizes[0])
+    length_B = (sizes[:, None] > utterance_B).sum(0)
+    return (sizes.cumsum(0) - sizes)[length_B - 1] + utterance_B
+
+
+@torch.no_grad()
 def _torch_gru(
-    weight_GI: BlockSparse,
-    weight_GH: BlockSparse,
-    bias_G: Tensor,
-    x_NI: Tensor,
-    batch_sizes: Sequence[int],
-    state_BH: Tensor | None,
+    a_NG: Tensor, weight_GH: BlockSparse, batch_sizes: list[int], state_BH: Tensor | None
 ) -> Tensor:
-    state = torch.zeros(batch_sizes[0], weight_GH.shape[1]) if state_BH is None else state_BH.clone()
-    outs = []
-    for a in (weight_GI.product(x_NI) + bias_G).split(list(batch_sizes)):
-        h = state[: len(a)]
-        (a_r, a_z, a_n), (u_r, u_z, u_n) = a.chunk(3, 1), weight_GH.product(h).chunk(3, 1)
-        reset, update = torch.sigmoid(a_r + u_r), torch.sigmoid(a_z + u_z)
-        h = torch.lerp(torch.tanh(a_n + reset * u_n), h, update)
-        state[: len(a)] = h
-        outs.append(h)
+    hidden_NH = gru_scan(a_NG, weight_GH.add_product, batch_sizes, state_BH)[0]
     if state_BH is not None:
-        state_BH.copy_(state)
-    return torch.cat(outs)
+        state_BH.copy_(hidden_NH[last_frames(batch_sizes)])
+    return hidden_NH
 
 
-def _torch_rnn(a_NH: Tensor, weight_HH: BlockSparse, batch_sizes: Sequence[int], reverse: bool) -> Tensor:
-    parts = a_NH.split(list(batch_sizes))
-    outs: list[Tensor] = [*parts]
-    state = torch.zeros(batch_sizes[0], weight_HH.shape[0])
-    steps = range(len(parts))
-    for t in reversed(steps) if reverse else steps:
-        rows = batch_sizes[t]
-        outs[t] = (parts[t] + weight_HH.product(state[:rows])).clamp(0.0, CLIP)
-        state[:rows] = outs[t]
-    return torch.cat(outs)
+@torch.no_grad()
+def _torch_rnn(
+    a_NH: Tensor, weight_HH: BlockSparse, reverse_HH: BlockSparse, batch_sizes: list[int]
+) -> Tensor:
+    directions = ((weight_HH, False), (reverse_HH, True))
+    forward_NH, backward_NH = (
+        scan(a_NH, matrix.add_product, batch_sizes, reverse, lambda h, _: h.clamp_(0.0, CLIP))
+        for matrix, reverse in directions
+    )
+    return forward_NH + backward_NH

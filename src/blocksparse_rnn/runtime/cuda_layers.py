@@ -1,8 +1,8 @@
-"""Whole recurrent layers with block-sparse matrices on a GPU: a Triton kernel a step, a CUDA graph a layer.
+"""Whole recurrent layers with block-sparse matrices on a GPU: one Triton kernel per step, one CUDA graph per layer.
 
-The same layers as in `runtime.layers`, for matrices that lie on a device. A graph is recorded for a bucket of
-lengths and a number of utterances, and serves every batch that fits: steps beyond its end do nothing. With
-TRITON_INTERPRET=1 set before the start everything also runs on a CPU, slowly, for tests.
+The layers of `runtime.cpu_layers`, for matrices on a GPU. A graph is captured for a bucket of lengths and a bucket
+of utterances, and serves every batch that fits: steps beyond a batch's end do nothing. With TRITON_INTERPRET=1 in
+the environment everything also runs on a CPU, slowly, for tests.
 
 Shapes: N packed frames, I inputs, O outputs, H units, G = 3H stacked gates r, z, n, B utterances, T steps.
 """
@@ -15,22 +15,23 @@ import torch
 from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.models.cuda_graphs import Recordings, bucket, record
+from blocksparse_rnn.models.cuda_graphs import CapturedGraphs, bucket, capture
+from blocksparse_rnn.models.recurrence import CLIP
 from blocksparse_rnn.pruning.blocks import BlockSize
 from blocksparse_rnn.runtime.bsr import BlockSparse
-from blocksparse_rnn.runtime.cpu_layers import CLIP, check_layer
+from blocksparse_rnn.runtime.cpu_layers import check_layer, last_frames
 
 MOST_GRAPHS = 8
-"""Recorded shapes that a layer keeps."""
+"""Graphs that a layer keeps."""
 _SIDES = (1, 2, 4, 8, 16, 32, 64)
-_TILE = 8192  # values of a tile where blocks are too small for a matrix unit
-_LEAST_DOT = 16  # sides that a matrix unit multiplies at least
+_TILE = 8192  # values of a tile where blocks are too small for the tensor cores
+_LEAST_DOT = 16  # smallest side that tensor cores multiply
 _MOST_VECTORS = 32  # of a tile
 
 
 @dataclass(frozen=True)
 class DeviceMatrix:
-    """A block-sparse matrix (O, I) in the memory of a GPU."""
+    """A block-sparse matrix (O, I) in GPU memory."""
 
     shape: tuple[int, int]
     block: BlockSize
@@ -38,19 +39,21 @@ class DeviceMatrix:
     columns_N: Tensor
     row_pointer: Tensor
     row_scale_O: Tensor
-    """What one step of an int8 weight is worth; empty for other formats."""
-    _recordings: "Recordings[_Sequence]" = field(default_factory=lambda: Recordings(MOST_GRAPHS), repr=False)
+    """Scale of each row of int8 weights; empty for other formats."""
+    _graphs: "CapturedGraphs[_Sequence]" = field(
+        default_factory=lambda: CapturedGraphs(MOST_GRAPHS), repr=False
+    )
 
     @classmethod
     def of(cls, matrix: BlockSparse, device: torch.device | str) -> "DeviceMatrix":
         """A copy on a device.
 
         Raises:
-            UserError: blocks for which there are no kernels.
+            UserError: there are no kernels for its blocks.
         """
         if any(side not in _SIDES for side in matrix.block):
             raise UserError(
-                f"blocks of {matrix.block[0]}x{matrix.block[1]}: kernels for GPUs take sides of "
+                f"block={matrix.block[0]}x{matrix.block[1]}: kernels for GPUs take sides of "
                 f"{', '.join(map(str, _SIDES))}"
             )
         scale_O = torch.empty(0) if matrix.row_scale_O is None else matrix.row_scale_O.float()
@@ -65,16 +68,16 @@ class DeviceMatrix:
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """The device that holds it."""
         return self.values_NRC.device
 
     @property
     def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The arguments with which every kernel begins."""
+        """The first arguments of every kernel."""
         return self.row_pointer, self.columns_N, self.values_NRC, self.row_scale_O
 
     def tiles(self, vectors: int) -> dict[str, Any]:
-        """The constants with which every kernel ends, for so many vectors."""
+        """The constants of every kernel, for this number of vectors."""
         rows, columns = self.block
         dot = rows >= _LEAST_DOT
         tile = 1 << (min(vectors, _MOST_VECTORS) - 1).bit_length()
@@ -104,7 +107,7 @@ def gru_layer(
     batch_sizes: Sequence[int],
     state_BH: Tensor | None = None,
 ) -> Tensor:
-    """A GRU layer, as `runtime.layers.gru_layer`, all on one device.
+    """`cpu_layers.gru_layer` with all tensors on one device.
 
     Raises:
         UserError: shapes that don't fit.
@@ -122,7 +125,7 @@ def rnn_layer(
     x_NI: Tensor,
     batch_sizes: Sequence[int],
 ) -> Tensor:
-    """A bidirectional clipped-rectifier layer, as `runtime.layers.rnn_layer`, all on one device.
+    """`cpu_layers.rnn_layer` with all tensors on one device.
 
     Raises:
         UserError: shapes that don't fit, or recurrent matrices of different blocks or number formats.
@@ -137,19 +140,19 @@ def rnn_layer(
 def _sequence(
     make: "type[_Sequence]", matrices: tuple[DeviceMatrix, ...], batch_sizes: Sequence[int]
 ) -> "_Sequence":
-    """What runs over sequences of about this length."""
+    """The graph for this number of steps and utterances."""
     steps, vectors = bucket(len(batch_sizes)), bucket(batch_sizes[0])
     key = (steps, vectors, *map(id, matrices))
-    return matrices[0]._recordings.get(key, lambda: make(matrices, steps, vectors))
+    return matrices[0]._graphs.get(key, lambda: make(matrices, steps, vectors))
 
 
 class _Sequence:
-    """All steps of a layer over buffers of its own, recorded once.
+    """All steps of a layer over buffers of its own, captured once.
 
     Args:
-        matrices: of the state, one for each direction.
-        steps: most steps.
-        vectors: most utterances.
+        matrices: the recurrent matrix of each direction.
+        steps: at most.
+        vectors: utterances, at most.
     """
 
     def __init__(self, matrices: tuple[DeviceMatrix, ...], steps: int, vectors: int) -> None:
@@ -157,9 +160,9 @@ class _Sequence:
         self.matrices, self.steps, self.width = matrices, steps, width
         self.frames = steps * vectors
         self.a_NO = torch.zeros(self.frames, rows, device=device)
-        # A hidden state for each direction; that before the first step lies behind the frames.
+        # Hidden states of each direction; the initial state lies behind the frames.
         self.out_DNH = torch.zeros(len(matrices), self.frames + vectors, width, device=device)
-        # Entry t is step t, counted from 1; an entry before and one behind, so that every step has neighbours.
+        # Entry t is step t, from 1 on; one more at each end, so that every step has neighbours.
         self.tables_2T = torch.zeros(2, steps + 2, dtype=torch.int32, device=device)
         self.tiles = matrices[0].tiles(vectors)
         self.grid = (width // matrices[0].block[0], -(-vectors // self.tiles["V"]), len(matrices))
@@ -167,10 +170,10 @@ class _Sequence:
             *(array for matrix in matrices for array in matrix.arrays),
             *(self.a_NO, self.out_DNH, *self.tables_2T),
         )
-        self.replay = record(self.run, device)
+        self.replay = capture(self.run, device)
 
     def run(self) -> None:
-        """Start every step's kernel."""
+        """Launch the kernels of all steps."""
         raise NotImplementedError
 
     def __call__(
@@ -181,7 +184,7 @@ class _Sequence:
         batch_sizes: Sequence[int],
         state_BH: Tensor | None = None,
     ) -> Tensor:
-        """The whole layer; directions are summed."""
+        """The output of the layer, directions summed."""
         weight_OI.product(x_NI, bias_O, out_NO=self.a_NO)
         sizes = torch.tensor(batch_sizes, dtype=torch.int32)
         tables_2T = torch.zeros(2, self.steps + 2, dtype=torch.int32)
@@ -193,7 +196,7 @@ class _Sequence:
         self.tables_2T.copy_(tables_2T)
         self.replay()
         if state_BH is not None:
-            state_BH.copy_(self.out_DNH[0, _last_frames(batch_sizes).to(state_BH.device)])
+            state_BH.copy_(self.out_DNH[0, last_frames(batch_sizes).to(state_BH.device)])
         return self.out_DNH[:, : len(x_NI)].sum(0)
 
 
@@ -212,11 +215,3 @@ class _RNNSequence(_Sequence):
         for step in range(1, self.steps + 1):
             numbers = (step, self.steps, self.out_DNH.shape[1], self.width, CLIP)
             kernels.rnn_step[self.grid](*self.tensors, *numbers, **self.tiles)
-
-
-def _last_frames(batch_sizes: Sequence[int]) -> Tensor:
-    """Where each utterance's last frame lies, (B,)."""
-    sizes = torch.tensor(batch_sizes)
-    utterance_B = torch.arange(batch_sizes[0])
-    lengths_B = (sizes[:, None] > utterance_B).sum(0)
-    return (sizes.cumsum(0) - sizes)[lengths_B - 1] + utterance_B

@@ -1,16 +1,15 @@
-"""A network as one file of safetensors: what its layers hold, and what else a recogniser needs to know.
+"""A network as one safetensors file.
 
-All block-sparse matrices lie one under the other, as if they were one:
+All block-sparse matrices are stacked, as if they were one:
 
-  blocks          (N, R, C)  the blocks that are not zero, row of blocks by row of blocks
-  block_columns   (N)        column of each within its matrix, counted in blocks; uint16
-  row_pointers               where each row of blocks begins, and where the last one ends; int32
-  row_scales                 of int8: what one step of a weight is worth, for each row
+  blocks          (N, R, C)  the nonzero blocks, one row of blocks after the other
+  block_columns   (N)        column of each block within its matrix, counted in blocks; uint16
+  row_pointers               first block of each row of blocks, and the end of the last row; int32
+  row_scales                 for int8: the scale of each row
 
-Beside them lie `convolution.N.weight` (channels, inputs, frequency, time), `output.weight` and the biases, into
-which batch norm is folded; int8 weights have a `.scale` for each row. The file's metadata hold `format`,
-`version`, `network` and `about` as JSON, and `sha256` over all tensors and metadata. Nothing is pickled, and
-nothing depends on the processor.
+The other tensors are `convolution.N.weight` (channels, inputs, frequency, time), `output.weight` and the biases,
+batch norm folded in; int8 weights have a `.scale` for each row. The metadata hold `format`, `version`, `network` and
+`about` as JSON, and `sha256` over all tensors and metadata. Nothing is pickled, and nothing depends on the processor.
 """
 
 import hashlib
@@ -27,19 +26,19 @@ from torch import Tensor
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import durable_file
-from blocksparse_rnn.runtime.bsr import DTYPES, BlockSparse
+from blocksparse_rnn.runtime.bsr import DTYPES, BlockSparse, along_rows, quantise
 from blocksparse_rnn.runtime.network import Convolution, Network, Recurrent
 
 FORMAT = "blocksparse-rnn"
 VERSION = 1
-"""Of the file; raised when an older program could not read it any more."""
+"""Of the format; raised when older programs can't read the new files."""
 UNFIT = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
-"""What reading a file may raise whose parts are whole, and not what this program knows."""
+"""Exceptions of a file that is intact, but not of this format."""
 _CHECKSUM = "sha256"
 
 
 class Export(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     network: Network
     dtype: str
@@ -51,14 +50,14 @@ class Export(NamedTuple):
 def write_network(
     path: Path, network: Network, dtype: str, about: dict[str, Any], others: dict[str, Tensor]
 ) -> None:
-    """Write a network and what goes with it.
+    """Write a network.
 
     Args:
         path: the file, replaced once the new one is complete.
         network: block-sparse matrices of one block and one dtype.
         dtype: fp32, bf16 or int8, also of convolutions and output layer; biases stay fp32.
-        about: whatever a reader needs besides, for JSON.
-        others: tensors that a reader needs besides, by names of their own.
+        about: anything else for the reader, written as JSON.
+        others: further tensors for the reader.
 
     Raises:
         UserError: no permission, no space.
@@ -85,7 +84,7 @@ def write_network(
 
 
 def read_network(path: Path) -> Export:
-    """All that a file holds.
+    """Read a file that `write_network` has written.
 
     Raises:
         UserError: no such file, no export, a newer one, one cut short or changed since it was written.
@@ -105,21 +104,25 @@ def read_network(path: Path) -> Export:
         network = _network(tensors, described)
         return Export(network, described["dtype"], json.loads(metadata["about"]), tensors)
     except UNFIT as error:
-        raise UserError(f"{path}: not a network that this program knows: {first_line(error)}") from None
+        raise UserError(
+            f"{path}: not a network of this program: {first_line(error)}; export the run again"
+        ) from None
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """An exception's message, in one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: safetensors, but no export of a recogniser; make one with src/export.py")
+        raise UserError(
+            f"{path}: a safetensors file, but no export of a recogniser; make one with src/export.py"
+        )
     version = metadata.get("version", "")
     if version != str(VERSION):
         raise UserError(
-            f"{path}: written in version {version} of the format, and this program reads {VERSION}; "
+            f"{path}: has version {version} of the format, and this program reads {VERSION}; "
             "update the program, or export the run with it"
         )
 
@@ -128,7 +131,7 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.flatten().contiguous()  # flat, since a single number has no dimension to see as bytes
+        flat = tensor.flatten().contiguous()  # a scalar has no dimension to view as bytes
         digest.update(flat.view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
 
@@ -161,21 +164,17 @@ def _biases(network: Network) -> Iterator[tuple[str, Tensor]]:
 
 
 def _stored(name: str, weight: Tensor, dtype: str) -> dict[str, Tensor]:
-    """A dense weight in a number format; int8 with a scale for each of its first dimension."""
+    """A dense weight in a number format; int8 with a scale for each row."""
     if dtype != "int8":
         return {name: weight.to(DTYPES[dtype])}
-    largest_O = weight.flatten(1).abs().amax(1)
-    scale_O = torch.where(largest_O > 0, largest_O / 127, 1.0)
-    return {name: torch.round(weight / _along(scale_O, weight)).to(torch.int8), f"{name}.scale": scale_O}
+    whole, scale_O = quantise(weight)
+    return {name: whole.to(torch.int8), f"{name}.scale": scale_O}
 
 
 def _restored(tensors: dict[str, Tensor], name: str) -> Tensor:
     weight = tensors[name].float()
-    return weight if f"{name}.scale" not in tensors else weight * _along(tensors[f"{name}.scale"], weight)
-
-
-def _along(scale_O: Tensor, weight: Tensor) -> Tensor:
-    return scale_O.view(-1, *[1] * (weight.ndim - 1))
+    scale_O = tensors.get(f"{name}.scale")
+    return weight if scale_O is None else weight * along_rows(scale_O, weight)
 
 
 def _stack(matrices: list[BlockSparse]) -> dict[str, Tensor]:
@@ -194,7 +193,7 @@ def _stack(matrices: list[BlockSparse]) -> dict[str, Tensor]:
 
 @dataclass
 class _Stacked:
-    """Matrices that lie one under the other, taken off one by one."""
+    """Stacked matrices, read one after the other."""
 
     tensors: dict[str, Tensor]
     block_row: int = 0
@@ -204,7 +203,7 @@ class _Stacked:
         values_NRC, pointers = self.tensors["blocks"], self.tensors["row_pointers"]
         _want(values_NRC.ndim == 3 and values_NRC.dtype in DTYPES.values(), "blocks")
         _want(self.tensors["block_columns"].shape == values_NRC.shape[:1], "block_columns")
-        # Compared, not subtracted: a difference may overflow.
+        # Compared, not subtracted: differences may overflow.
         rising = bool((pointers[1:] >= pointers[:-1]).all()) and int(pointers[0]) == 0
         _want(rising and int(pointers[-1]) == len(values_NRC), "row_pointers")
 

@@ -1,7 +1,7 @@
-"""The native library: compiled on first use for this machine's processor, kept, loaded through ctypes.
+"""The native library: compiled on first use for this machine's processor, cached, loaded through ctypes.
 
-BSR_NATIVE=0 does without it; BSR_VARIANT=avx2 (avx512, avx2, portable) compiles for less than the processor
-can do. Without a library everything runs in torch, more slowly, with the same results.
+BSR_NATIVE=0 turns it off; BSR_VARIANT=avx2 (avx512, avx2, portable) chooses the instruction set. Without a library
+everything runs in torch, more slowly, with the same results.
 """
 
 import ctypes
@@ -37,12 +37,12 @@ _SIGNATURES = {
 
 
 class Variant(NamedTuple):
-    """A way to compile the kernels."""
+    """An instruction set to compile the kernels for."""
 
     lanes: int
     """Floats in a vector register."""
     needs: frozenset[str]
-    """What the processor must be able to do, as Linux names it."""
+    """Processor flags that it requires, as in /proc/cpuinfo."""
     flags: tuple[str, ...]
 
 
@@ -56,44 +56,46 @@ VARIANTS = {
     "portable": Variant(4, frozenset(), ()),
 }
 _DAMAGED = (OSError, AttributeError)
-"""What loading a library raises that is missing or isn't whole."""
+"""Exceptions from loading a missing or damaged library."""
 _EXTRAS = {"avx512_bf16": "-mavx512bf16", "avx512_vnni": "-mavx512vnni"}
-"""Instructions that the widest variant uses where the processor has them."""
+"""Instructions that avx512 uses where the processor has them."""
 
 
 @functools.cache
 def native() -> ctypes.CDLL | None:
-    """The library, compiled if need be; None where there is none, and a line on stderr says why."""
+    """The library, compiled if it isn't cached; None without one, with the reason on stderr."""
     if os.environ.get("BSR_NATIVE") == "0":
         return None
     try:
         return load(choose_variant())
     except UserError as error:
-        print(f"{error}; going on in torch, more slowly", file=sys.stderr)
+        print(f"{error}; continuing in torch, more slowly", file=sys.stderr)
         return None
 
 
 def choose_variant() -> str:
-    """The widest variant that this processor can run, or what BSR_VARIANT asks for.
+    """The variant that BSR_VARIANT names, or the widest that this processor runs.
 
     Raises:
-        UserError: it asks for something unknown, or for more than the processor can do.
+        UserError: BSR_VARIANT is unknown, or the processor can't run it.
     """
     abilities = _processor_abilities()
     possible = [name for name, variant in VARIANTS.items() if variant.needs <= abilities]
     wanted = os.environ.get("BSR_VARIANT", possible[0])
     if wanted not in possible:
-        raise UserError(f"BSR_VARIANT={wanted}: this processor runs {', '.join(possible)}")
+        raise UserError(
+            f"BSR_VARIANT={wanted}: this processor runs {', '.join(possible)}; choose one of them"
+        )
     return wanted
 
 
 def load(variant: str) -> ctypes.CDLL:
-    """Compile a variant unless the cache has it, and load it.
+    """Load a variant, compiled unless it is cached.
 
-    Without a compiler the newest that was compiled from this source serves, whatever compiled it.
+    Without a compiler, the newest cached library of this source is loaded, whichever compiler made it.
 
     Raises:
-        UserError: no compiler, or it fails; no place for what it makes, or none from which it can be loaded.
+        UserError: no compiler, or it fails; no folder into which it can write and from which code can be loaded.
     """
     folder, flags, cache = Path(__file__).parent / "cpp", _flags(variant), cache_folder()
     source = b"".join((folder / name).read_bytes() for name in _SOURCES)
@@ -108,32 +110,32 @@ def load(variant: str) -> ctypes.CDLL:
         raise
     command = [*compiler, *flags, str(folder / "bsr.cpp"), "-o"]
     with suppress(*_DAMAGED):
-        return _open(cache / name)  # before the lock, which a cache that can't be written doesn't have
+        return _open(cache / name)  # before the lock, which a read-only cache doesn't have
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
         with open(cache / "lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes one compiles, the other waits
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait
             return _from_cache(cache / name, command)
-    try:  # a cache that can't be written, or from which nothing may run: compile for this process alone
+    try:  # a cache that is read-only or mounted noexec: compile for this process only
         with tempfile.TemporaryDirectory() as temporary:
             return _open(_compile(Path(temporary) / name, command))
     except OSError as error:
         raise UserError(
-            f"runtime: no place to compile into and load from ({error}); set XDG_CACHE_HOME to a folder that "
-            "can be written and run from"
+            f"runtime: no folder to compile into and load from ({error}); set XDG_CACHE_HOME to one that is "
+            "writable and not mounted noexec"
         ) from None
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept.
+    """The folder of compiled libraries.
 
     Raises:
-        UserError: nobody says where, and the user has no home.
+        UserError: XDG_CACHE_HOME is not set, and the user has no home.
     """
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
-        raise UserError(f"runtime: no place to keep it ({error}); set XDG_CACHE_HOME") from None
+        raise UserError(f"runtime: no cache folder ({error}); set XDG_CACHE_HOME") from None
     return Path(base) / "blocksparse-rnn"
 
 
@@ -157,7 +159,7 @@ def _compile(path: Path, command: list[str]) -> Path:
         done = subprocess.run([*command, str(temporary)], capture_output=True, text=True, errors="replace")
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-            raise UserError(f"runtime: {command[0]} failed: {(lines or ['it said nothing'])[0]}")
+            raise UserError(f"runtime: {command[0]} failed: {(lines or ['it printed no message'])[0]}")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -180,7 +182,7 @@ def _flags(variant: str) -> tuple[str, ...]:
 
 
 def _compiler() -> list[str]:
-    """The command that CXX names, with its arguments if it has some, or else a compiler that there is."""
+    """The command in CXX, with its arguments, or the first compiler that is installed."""
     try:
         named = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
@@ -201,7 +203,7 @@ def _version(compiler: list[str]) -> str:
 
 @functools.cache
 def _processor_abilities() -> frozenset[str]:
-    """What Linux says the processor can do; nothing on other systems, where `portable` serves."""
+    """The flags in /proc/cpuinfo; none on other systems, which run `portable`."""
     if platform.machine() != "x86_64":
         return frozenset()
     try:

@@ -1,7 +1,7 @@
-"""A whole recogniser in the runtime: features in, logits out, every batch norm folded into the layer before it.
+"""A whole network in the runtime: features in, logits out, every batch norm folded into the layer before it.
 
-What `models.deepspeech2` computes in eval mode. Utterances of any lengths go through together, or one in
-pieces as it comes in (`NetworkStream`).
+It computes what `models.deepspeech2` computes in eval mode, for a batch of utterances of any lengths, or for one
+utterance in pieces (`NetworkStream`).
 
 Shapes: C channels, T frames, F frequencies, O x I a matrix, N packed frames, H units, V outputs.
 """
@@ -20,16 +20,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from blocksparse_rnn.errors import UserError
+from blocksparse_rnn.models.recurrence import CLIP
 from blocksparse_rnn.runtime.bsr import BlockSparse
-from blocksparse_rnn.runtime.cpu_layers import CLIP, gru_layer, rnn_layer
+from blocksparse_rnn.runtime.cpu_layers import gru_layer, rnn_layer
 
-PARTS = ("convolutions", "recurrent", "fully connected")
-"""What a network's time is counted under."""
+PARTS = ("features", "convolutions", "recurrent", "fully connected")
+"""What a recogniser's time is counted under; whoever computes the features counts theirs."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution over (frequency, time), padded by half a kernel on each side, and a clipped rectifier."""
+    """A convolution over (frequency, time), padded by half a kernel on each side, and a clipped ReLU."""
 
     weight_OCFT: Tensor
     bias_O: Tensor
@@ -43,7 +44,7 @@ class Convolution:
 
     @cached_property
     def _weight_OCTF(self) -> Tensor:
-        # Time outside and channels inside: a frame lies together in memory, and oneDNN is near its best.
+        # Time outermost, channels innermost: a frame is contiguous, and oneDNN is fastest.
         return self.weight_OCFT.float().transpose(2, 3).contiguous(memory_format=torch.channels_last)
 
     def apply(self, x_CTF: Tensor, padding: int) -> Tensor:
@@ -53,7 +54,7 @@ class Convolution:
         return functional.conv2d(x_1CTF, self._weight_OCTF, self.bias_O, stride, edges)[0].clamp_(0.0, CLIP)
 
     def __call__(self, x_CTF: Tensor) -> Tensor:
-        """A whole utterance: as many frames come out as time strides fit into it, the last one begun."""
+        """A whole utterance (C, T, F) -> (O, ceil(T / time stride), F')."""
         return self.apply(x_CTF, self.kernel[1] // 2)
 
 
@@ -68,13 +69,13 @@ class Recurrent:
 
     @property
     def matrices(self) -> tuple[BlockSparse, ...]:
-        """All of them: W, U and, if there is one, that against time."""
+        """W, U and, in an RNN, the U backward in time."""
         return (self.w, self.u) if self.u_reverse is None else (self.w, self.u, self.u_reverse)
 
     def __call__(
         self, x_NI: Tensor, batch_sizes: Sequence[int], threads: int, state_BH: Tensor | None = None
     ) -> Tensor:
-        """Packed frames (N, I) -> (N, H); a GRU goes on from `state_BH` and leaves its last state there."""
+        """Packed frames (N, I) -> (N, H); a GRU reads its initial state from `state_BH` and writes its final one."""
         if self.u_reverse is None:
             return gru_layer(self.w, self.u, self.bias_O, x_NI, batch_sizes, state_BH, threads)
         return rnn_layer(self.w, self.u, self.u_reverse, self.bias_O, x_NI, batch_sizes, threads)
@@ -82,7 +83,7 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class Network:
-    """A recogniser without its features and its alphabet.
+    """A recogniser without its features and alphabet.
 
     Raises:
         UserError: layers that don't fit each other.
@@ -130,7 +131,7 @@ class Network:
 
     @property
     def future(self) -> int:
-        """Frames of features after its own that a frame of logits needs, if not for a bidirectional layer."""
+        """Frames of features after its own that a frame of logits needs in a network of GRU layers."""
         frames = 0
         for convolution in reversed(self.convolutions):
             frames = frames * convolution.stride[1] + convolution.kernel[1] // 2
@@ -139,10 +140,10 @@ class Network:
     @torch.inference_mode()
     def __call__(self, features: Sequence[Tensor], threads: int = 1) -> list[Tensor]:
         """Logits (T', V) of each utterance, given its features (T, F), T at least 1."""
-        with self._timed("convolutions"):
+        with self.timed("convolutions"):
             packed = pack_sequence([self._front(feature_TF) for feature_TF in features], enforce_sorted=False)
         sizes, x_NI = packed.batch_sizes.tolist(), packed.data
-        with self._timed("recurrent"):
+        with self.timed("recurrent"):
             for layer in self.recurrent:
                 x_NI = layer(x_NI, sizes, threads)
         logits_NV = self._logits(x_NI, threads)
@@ -157,23 +158,24 @@ class Network:
         return as_frames(x_CTF)
 
     def _logits(self, x_NH: Tensor, threads: int) -> Tensor:
-        with self._timed("fully connected"):
+        with self.timed("fully connected"):
             hidden_NH = self.fc_HH.product(x_NH, threads).add_(self.fc_bias_H).clamp_(0.0, CLIP)
             return functional.linear(hidden_NH, self.output_VH, self.output_bias_V)
 
     @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time spent within as one of PARTS."""
         start = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - start
 
 
 class NetworkStream:
-    """One utterance in pieces: the same logits as all at once, in bounded memory.
+    """One utterance in pieces: the logits of the whole, in bounded memory.
 
     Args:
-        network: with GRU layers, which look back only.
-        chunk: frames of logits that wait for each other, so that weights are read once for several.
+        network: with GRU layers.
+        chunk: frames of logits that are computed together, so that weights are read once for several.
         threads: of the native kernels.
 
     Raises:
@@ -183,7 +185,7 @@ class NetworkStream:
     def __init__(self, network: Network, chunk: int, threads: int = 1) -> None:
         if network.cell != "gru":
             raise UserError(
-                "an rnn hears from both ends of an utterance and cannot stream; use a gru, or files"
+                "a bidirectional rnn needs the whole utterance and cannot stream; use a gru, or give it files"
             )
         self.network, self.chunk, self.threads = network, chunk, threads
         self._convolutions = [_ConvolutionStream(c) for c in network.convolutions]
@@ -192,8 +194,8 @@ class NetworkStream:
 
     @torch.inference_mode()
     def feed(self, feature_TF: Tensor, end: bool = False) -> Tensor:
-        """Logits (T', V) that the next frames make possible, often none; all that are left at the end."""
-        with self.network._timed("convolutions"):
+        """Logits (T', V) that the next frames complete, often none; at the end, the remaining ones."""
+        with self.network.timed("convolutions"):
             x_CTF = feature_TF.unsqueeze(0)
             for convolution in self._convolutions:
                 x_CTF = convolution.feed(x_CTF, end)
@@ -203,14 +205,14 @@ class NetworkStream:
             self._waiting = [frames_NI]
             return torch.empty(0, len(self.network.output_bias_V))
         self._waiting = []
-        with self.network._timed("recurrent"):
+        with self.network.timed("recurrent"):
             for layer, state_1H in zip(self.network.recurrent, self._states, strict=True):
                 frames_NI = layer(frames_NI, [1] * len(frames_NI), self.threads, state_1H)
         return self.network._logits(frames_NI, self.threads)
 
 
 class _ConvolutionStream:
-    """A convolution that keeps the frames which the next outputs still need."""
+    """A convolution over pieces; it keeps the frames that the next outputs need."""
 
     def __init__(self, convolution: Convolution) -> None:
         self.convolution = convolution
@@ -231,7 +233,7 @@ class _ConvolutionStream:
 
 
 def as_frames(x_CTF: Tensor) -> Tensor:
-    """Channels of all frequencies side by side for each frame: (C, T, F) -> (T, C * F)."""
+    """(C, T, F) -> (T, C * F)."""
     return x_CTF.transpose(0, 1).flatten(1)
 
 

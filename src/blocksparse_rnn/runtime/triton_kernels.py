@@ -1,17 +1,17 @@
 """Block-sparse products and recurrent steps as Triton kernels.
 
 A program computes one row of blocks for a few vectors. It gathers several blocks of the row at a time, so that
-blocks of any size fill a tile, and a step of a layer is one kernel: product, gates and new state together.
+blocks of any size fill a tile. A step of a layer is one kernel: product, gates and new state.
 
-Vectors are rows of packed frames. Tables say where step t finds its own: rows[t] vectors from frame first[t]
-on. The step before is another entry of the tables; a vector that it lacks begins with zeros.
+Vectors are rows of packed frames. Step t has the rows[t] vectors from frame first[t] on, by two tables. The
+previous step is another entry of the tables; a vector that it lacks starts from zeros.
 
 Inside kernels: V vectors of a tile, K columns of gathered blocks, R rows of a block. Weights in bf16 and int8
-multiply activations rounded to bf16 (an int8 weight is exact in it); sums are float32. DOT takes the matrix
-unit, WIDE widens both sides to float32 first: so must those without one, and Triton's interpreter.
+multiply activations rounded to bf16, which holds an int8 weight exactly; sums are float32. DOT uses tensor cores.
+WIDE widens both sides to float32 first, which products without DOT and Triton's interpreter need.
 """
 
-# Triton reads its kernels' annotations, so their signatures stay as it wants them.
+# Triton interprets annotations, so kernels have none but its own.
 import triton
 import triton.language as tl
 
@@ -32,7 +32,7 @@ def _row_sum(
     WIDE: tl.constexpr,
     SCALED: tl.constexpr,
 ):
-    """One row of the blocks of a matrix, (pointer, column, value, scale), times V vectors: (V, R)."""
+    """One row of blocks of a matrix (pointer, column, value, scale) times V vectors: (V, R)."""
     pointer, column, value, scale = matrix
     k_K = tl.arange(0, K)
     r_R = tl.arange(0, R)
@@ -169,7 +169,7 @@ def rnn_step(
     WIDE: tl.constexpr,
     SCALED: tl.constexpr,
 ):
-    """A step of both directions of a clipped-rectifier layer: a (frames, width) in, out (2, frames, width).
+    """A step of both directions of a clipped-ReLU layer: a (frames, width) in, out (2, frames, width).
 
     The first direction goes from step 1 to `last`, the second with the reverse matrix back from `last` to 1.
     """
@@ -194,7 +194,7 @@ def rnn_step(
         unit_R = block * R + tl.arange(0, R)
         at_VR = frame_V[:, None] * width + unit_R[None, :]
         sum_VR += tl.load(a + at_VR, mask=valid_V[:, None], other=0.0)
-        # NaN is neither, and stays.
+        # Both comparisons are false for NaN, which stays.
         sum_VR = tl.where(sum_VR < 0.0, 0.0, sum_VR)
         sum_VR = tl.where(sum_VR > clip, clip, sum_VR)
         tl.store(out + at_VR, sum_VR, mask=valid_V[:, None])

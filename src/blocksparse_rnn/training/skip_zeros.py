@@ -1,4 +1,4 @@
-"""Once masks are final, the matrices' products skip the blocks that are zero for good (skip_zeros=true)."""
+"""skip_zeros=true: once masks are final, products skip the pruned blocks."""
 
 from functools import partial
 from typing import Any
@@ -18,9 +18,9 @@ from blocksparse_rnn.runtime.autograd import KeptBlocks
 
 
 class SkipZeros(pl.Callback):
-    """Lets training skip zero blocks from the step on at which pruning has ended.
+    """Makes products skip pruned blocks once pruning has ended, and dense again when the training ends.
 
-    It stands behind the sparsifiers among the callbacks. When the training ends, the model computes densely again.
+    It must come after the sparsifiers among the callbacks.
 
     Args:
         sparsifiers: of this training.
@@ -33,7 +33,9 @@ class SkipZeros(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, recogniser: Any) -> None:
         device = trainer.strategy.root_device
         if device.type != "cpu":
-            raise UserError(f"skip_zeros=true: is for training on a CPU, and this one uses {device}")
+            raise UserError(
+                f"skip_zeros=true: needs a CPU, and this training uses {device}; set skip_zeros=null"
+            )
         self._install_when_final(trainer, recogniser)
 
     def on_train_batch_end(self, trainer: pl.Trainer, recogniser: Any, *_: Any) -> None:
@@ -54,15 +56,15 @@ class SkipZeros(pl.Callback):
 
 
 def skip_zeros(model: nn.Module, masks: dict[str, Tensor], block: BlockSize) -> None:
-    """Let the products with these matrices of a model skip the blocks that a mask prunes.
+    """Make the products with these matrices of a model skip pruned blocks.
 
     Args:
-        model: whose weights are zero where masks prune, and stay so.
+        model: its weights are zero where masks prune, and stay zero.
         masks: name of the matrix -> (R, C), True where a block is kept.
         block: rows and columns of a block.
 
     Raises:
-        UserError: no kernels for such blocks, or none at all on this machine.
+        UserError: there are no kernels for such blocks, or no native library on this machine.
     """
     kept = {name: KeptBlocks(mask_RC, block, torch.get_num_threads()) for name, mask_RC in masks.items()}
     for path, layer in model.named_modules():
@@ -79,7 +81,7 @@ def skip_zeros(model: nn.Module, masks: dict[str, Tensor], block: BlockSize) -> 
 
 
 def skip_nothing(model: nn.Module) -> None:
-    """Let all products be dense again."""
+    """Make all products of a model dense again."""
     for layer in model.modules():
         if isinstance(layer, RNNLayer | GRULayer | FullyConnected):
             layer.project = functional.linear

@@ -1,9 +1,9 @@
-// The block-sparse runtime: matrices in blocks, their product with vectors, and whole recurrent layers over
-// whole sequences. C ABI for ctypes; errors can only be a lack of memory or threads, which is NULL or 1.
+// The block-sparse runtime: block-sparse matrices, their product with vectors, and whole recurrent layers over
+// whole sequences. C ABI for ctypes. The only error is a lack of memory or threads: NULL or 1 is returned.
 //
-// Sequences are packed: frames of all utterances time step by time step, utterances from long to short, step t
-// holding batch_sizes[t] of them. Sources: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural
-// Networks", 2017; gated recurrent unit with the reset applied after the product, as cuDNN does it.
+// Sequences are packed: frames of all utterances, one time step after the other, utterances from long to short;
+// step t holds batch_sizes[t] frames. Sources: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural
+// Networks", 2017; gated recurrent unit with the reset applied after the product, as in cuDNN.
 #include "gradients.hpp"
 #include "kernels.hpp"
 #include "peaks.hpp"
@@ -16,7 +16,7 @@
 
 enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
-// Memory on a cache line's boundary, freed with its owner.
+// Page-aligned, zeroed memory, freed with its owner.
 template <class T> class Buffer {
 public:
     explicit Buffer(size_t count = 0) { resize(count); }
@@ -28,7 +28,7 @@ public:
     void resize(size_t count) {
         free(memory);
         capacity = count;
-        const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096 + 4096;  // kernels may load a little past the end
+        const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096 + 4096;  // kernels may read past the end
         memory = static_cast<T *>(aligned_alloc(4096, bytes));
         if (!memory) throw std::bad_alloc();
         memset(static_cast<void *>(memory), 0, bytes);
@@ -50,7 +50,7 @@ struct Matrix {
     int block_rows() const { return rows / block; }
 };
 
-// Blocks as (row, column) in memory -> the order in which the kernels read them.
+// Blocks in row-major order -> the order in which the kernels read them.
 template <class F> static void pack(Matrix &m, const typename F::Weight *values) {
     auto *to = reinterpret_cast<typename F::Weight *>(m.weights.get());
     const int block = m.block, area = block * block;
@@ -69,29 +69,29 @@ template <class F> static void pack(Matrix &m, const typename F::Weight *values)
                         for (int g = 0; g < F::GROUP; g++) *to++ = values[(long)i * area + r * block + k + g];
 }
 
-// Vectors in the number format that a matrix multiplies with, as [tile][block of columns][vector][column].
+// Vectors in the number format of a product, as [tile][block of columns][vector][column].
 struct Activations {
     const void *h;
     long columns;        // of a vector
-    long h_block;        // elements from one block to the next where all vectors are one tile; 0: tiles of next_tile
-    const float *scale;  // of int8, a value for each vector
+    long h_block;        // elements from one block to the next if all vectors are one tile; 0: tiles of next_tile
+    const float *scale;  // of int8, one per vector
 };
 
 struct Target {
     float *const *y;
     const long *y_block;
-    const float *bias = nullptr;  // a value for each row
+    const float *bias = nullptr;  // one per row
 };
 
 constexpr long STRETCH = 64;  // frames
-constexpr long NEAR = 128 << 10;  // bytes of activations that stay in the second cache while all rows pass
+constexpr long NEAR = 128 << 10;  // bytes of activations that stay in the second-level cache while all rows are read
 
 template <class F, int BLOCK>
 static void multiply(const Matrix &m, const Activations &a, const Target &t, int count, int from, int to) {
     const auto *h = static_cast<const typename F::Activation *>(a.h);
     const auto *weights = reinterpret_cast<const typename F::Weight *>(m.weights.get());
     constexpr int MOST = most_vectors(F::GROUP, BLOCK);
-    // The vectors that stay near, past all rows; each row's weights past all tiles of those vectors.
+    // For each chunk of vectors that stays in the cache: all rows, each row with all tiles of the chunk.
     const int near = std::max(MOST, (int)(NEAR / (m.columns * sizeof *h)) / MOST * MOST);
     for (int chunk = 0; chunk < count; chunk += near) {
         const int end = std::min(count, chunk + near), step = end - chunk > MOST ? 1 : to - from;
@@ -130,7 +130,7 @@ static void multiply(const Matrix &m, const Activations &a, const Target &t, int
     }
 }
 
-// Bytes of an activation in the format that a matrix multiplies with.
+// Bytes of an activation in a product with a matrix.
 static int activation_bytes(const Matrix &m) {
     return m.format == FLOAT32 ? sizeof(Float32::Activation) : m.format == BFLOAT16 ? sizeof(BFloat16::Activation) : sizeof(Int8::Activation);
 }
@@ -147,8 +147,8 @@ static inline void to_bfloat16(const float *x, long count, uint16_t *halves) {
     for (; i < count; i += 4) to_bfloat16<4>(x + i, halves + i);
 }
 
-// The largest magnitude of what was added, four values at a time, as a float's bits without its sign: integers
-// grow with what they stand for, and NaN is above all.
+// The largest magnitude of the added values, four at a time, as a float's bits without the sign: these order
+// like the floats, and NaN is above all.
 struct Largest {
     Vector<int32_t, 4> bits{};
 
@@ -161,7 +161,7 @@ struct Largest {
     int32_t all() const { return std::max(std::max(bits[0], bits[1]), std::max(bits[2], bits[3])); }
 };
 
-// What one step of an unsigned byte around 128 is worth, given a vector's largest magnitude; NaN where that isn't finite.
+// The scale of a vector's unsigned bytes (zero point 128), given its largest magnitude; NaN if that isn't finite.
 static inline float byte_scale(int32_t largest) {
     const float magnitude = bits<float>(largest);
     return std::isfinite(magnitude) ? magnitude / 127.0f : NAN;
@@ -183,7 +183,7 @@ static inline void to_bytes(const float *x, long count, float scale, uint8_t *by
     for (; i < count; i += 4) to_bytes<4>(x + i, inverse, bytes + i);
 }
 
-// Row-major vectors (count, columns), brought into the format and the order in which a matrix reads them.
+// Row-major vectors (count, columns), converted to the number format and layout of a product.
 class Converted {
 public:
     Activations activations{};
@@ -196,7 +196,7 @@ public:
         }
         activations.columns = m.columns;
         activations.h = x;
-        if (bytes == 4 && count == 1) return;  // in order as it is
+        if (bytes == 4 && count == 1) return;  // the layout is the same
         packed.resize(count * m.columns * bytes);
         activations.h = packed.get();
         if (m.format == INT8) {
@@ -245,7 +245,7 @@ private:
     Buffer<float> scale;
 };
 
-// Rows of blocks cut into parts of about equal numbers of blocks (and rows: an empty one costs too).
+// Bounds of `parts` ranges of rows with about equal numbers of blocks (plus one per row: an empty one costs too).
 static std::vector<int> shares(int parts, int rows, const std::function<long(int)> &blocks) {
     std::vector<int> bounds{0};
     long total = 0, so_far = 0;
@@ -261,7 +261,7 @@ static std::vector<int> shares(int parts, int rows, const std::function<long(int
 
 static long row_blocks(const Matrix &m, int row) { return m.row_pointer[row + 1] - m.row_pointer[row]; }
 
-// exp and what gates need of it, to about two units in the last place; NaN stays NaN.
+// exp, sigmoid and tanh, to about two units in the last place; NaN stays NaN.
 template <int N> static inline Vector<float, N> exponential(Vector<float, N> x) {
     typedef Vector<float, N> F;
     typedef Vector<int32_t, N> I;
@@ -295,20 +295,20 @@ template <int N> static inline void rnn_units(const float *a, const float *u, fl
     typedef Vector<float, N> F;
     const F zero{}, clip = 20.0f - F{};
     F x = load<F>(a) + load<F>(u);
-    x = x < zero ? zero : x;  // NaN is neither, and stays
+    x = x < zero ? zero : x;  // both comparisons are false for NaN, which stays
     store(after, x > clip ? clip : x);
 }
 
-// One recurrent matrix over all steps. State lies in memory as [block of units][vector][unit of the block], so
-// that what a step needs of it is together, and so does what the input part brings for a step.
+// One recurrent matrix over all steps. States, and a step's input part, are laid out as [block of units][vector]
+// [unit of the block], so that what a step needs is contiguous.
 struct Recurrence {
     const Matrix &matrix;
     int gates;                 // 3 for a GRU, 1 for an RNN
     const int *batch_sizes;
     int steps;
-    bool backward, add;        // from the last step to the first; add to what `out` holds
+    bool backward, add;        // from the last step to the first; add to `out` instead of overwriting it
     const float *a;            // input part, bias included: for each step [gate][block][vector][unit]
-    float *state;              // (vectors, units), before the first step and after the last; may be null
+    float *state;              // (vectors, units): initial, then final; may be null
     float *out;                // (frames, units)
 
     int units() const { return matrix.rows / gates; }
@@ -340,8 +340,8 @@ struct Recurrence {
         pool().run(threads, [&](int me, Barrier &barrier) {
             const int from = bounds[me], to = bounds[me + 1];
             float *before = first.get(), *after = second.get();
-            uint16_t *read_half = first_half.get(), *write_half = second_half.get();  // others still read the one
-            auto reduce = [&](const float *h, int count) { // own units in the matrix's number format
+            uint16_t *read_half = first_half.get(), *write_half = second_half.get();  // two buffers: other threads still read one
+            auto reduce = [&](const float *h, int count) { // this thread's units, in the matrix's number format
                 if (halves)
                     for (int j = from; j < to; j++) to_bfloat16(h + j * stride, (long)count * block, write_half + j * stride);
                 if (matrix.format == INT8) {
@@ -391,10 +391,10 @@ struct Recurrence {
                             store(to_out + r, add ? load<Vector<float, 4>>(to_out + r) + h : h);
                         }
                     }
-                    // Utterances that have ended, or not begun: their state stays.
+                    // Utterances that have ended, or not begun, keep their state.
                     if (count < vectors) memcpy(next + width, hj + width, (stride - width) * sizeof(float));
                 }
-                if (matrix.format == INT8) barrier.wait();  // nobody reads the bytes any more
+                if (matrix.format == INT8) barrier.wait();  // all threads have read the bytes
                 reduce(after, vectors);
                 std::swap(before, after);
                 std::swap(read_half, write_half);
@@ -408,7 +408,7 @@ struct Recurrence {
     }
 };
 
-// a = W x + bias for all frames, each step's frames laid out as Recurrence wants them.
+// a = W x + bias for all frames, in the layout of Recurrence.
 static void input_part(const Matrix &w, const float *bias, int block, int threads, int steps, const int *batch_sizes, const float *x, float *a) {
     std::vector<float *> y;
     std::vector<long> y_block;
@@ -429,8 +429,8 @@ static void input_part(const Matrix &w, const float *bias, int block, int thread
 
 extern "C" {
 
-// A matrix of rows x columns in square blocks; `values` holds each block row by row in the given format,
-// `scale_row` a factor for each row of int8 values. Arguments are copied. NULL: no memory.
+// A matrix of rows x columns in square blocks; `values` holds the row-major blocks in the given format,
+// `scale_row` a scale per row of int8 values. Arguments are copied. NULL: no memory.
 Matrix *bsr_create(int format, int rows, int columns, int block, const int32_t *row_pointer, const uint16_t *column, const void *values, const float *scale_row) {
     try {
         auto *m = new Matrix{format, rows, columns, block, {row_pointer, row_pointer + rows / block + 1}, {}, Buffer<uint8_t>(), Buffer<float>(), Buffer<int32_t>()};
@@ -477,14 +477,14 @@ int bsr_product(const Matrix *m, int threads, long count, const float *x, float 
     }
 }
 
-// A GRU layer over packed frames x (frames, inputs) -> out (frames, units): bias holds 3 * units values, added
-// to W x; state (batch_sizes[0], units) is read and written if given. 1: no memory.
+// A GRU layer over packed frames: x (frames, inputs) -> out (frames, units). bias (3 * units) is added to W x;
+// state (batch_sizes[0], units) holds the initial, then the final states, and may be null. 1: no memory.
 int bsr_gru(const Matrix *w, const Matrix *u, const float *bias, int threads, int steps, const int *batch_sizes, const float *x, float *state, float *out) {
     try {
         Buffer<float> own(state ? 0 : (long)batch_sizes[0] * (u->rows / 3)), a(0);
         if (!state) state = own.get();
         for (int from = 0, to; from < steps; from = to) {
-            long frames = 0;  // of a stretch whose W x stays in the cache until it is used
+            long frames = 0;  // few enough that their W x stays in the cache until it is used
             for (to = from; to < steps && (frames == 0 || frames + batch_sizes[to] <= STRETCH); to++) frames += batch_sizes[to];
             a.at_least(frames * w->rows);
             input_part(*w, bias, u->block, threads, to - from, batch_sizes + from, x, a.get());
@@ -498,7 +498,7 @@ int bsr_gru(const Matrix *w, const Matrix *u, const float *bias, int threads, in
     }
 }
 
-// A bidirectional clipped-rectifier layer, directions summed: h_t = clip(W x_t + bias + U h_{t-1}). 1: no memory.
+// A bidirectional clipped-ReLU layer, directions summed: h_t = clip(W x_t + bias + U h_{t-1}). 1: no memory.
 int bsr_rnn(const Matrix *w, const Matrix *u, const Matrix *u_reverse, const float *bias, int threads, int steps, const int *batch_sizes, const float *x, float *out) {
     try {
         long frames = 0;
@@ -513,8 +513,8 @@ int bsr_rnn(const Matrix *w, const Matrix *u, const Matrix *u_reverse, const flo
     }
 }
 
-// values (blocks, block, block): for each block of m, the sum over frames of gradient (frames, rows) times input x
-// (frames, columns). 1: no memory.
+// values (blocks, block, block): for each block of m, the sum over frames of the outer product of gradient
+// (frames, rows) and input x (frames, columns). 1: no memory.
 int bsr_gradient(const Matrix *m, int threads, long frames, const float *gradient, const float *x, float *values) {
     try {
         Buffer<float> g((long)m->rows * FRAMES), h((long)m->columns * FRAMES);
@@ -540,7 +540,7 @@ int bsr_gradient(const Matrix *m, int threads, long frames, const float *gradien
     }
 }
 
-// For benchmarks: operations done in `rounds` rounds of multiply-adds, and the sum of what was read.
+// For benchmarks: the number of operations in `rounds` rounds of multiply-adds, and the sum of the values read.
 double bsr_multiply_rounds(int format, long rounds) {
     return format == FLOAT32 ? multiply_rounds<Float32>(rounds) : format == BFLOAT16 ? multiply_rounds<BFloat16>(rounds) : multiply_rounds<Int8>(rounds);
 }

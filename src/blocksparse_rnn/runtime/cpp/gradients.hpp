@@ -1,22 +1,22 @@
-// The gradient of a block-sparse matrix W in y = W x: for each block kept, the sum over all frames of the outer
-// product of its rows' gradient and its columns' input. Nothing is computed for blocks that aren't there.
+// The gradient of a block-sparse matrix W in y = W x: for each kept block, the sum over all frames of the outer
+// product of its rows' gradient and its columns' input. Nothing is computed for pruned blocks.
 #pragma once
 #include "kernels.hpp"
 
-// Frames taken at a time: what a block needs of them stays in the nearest cache.
+// Frames per pass: what a block needs of them stays in a near cache.
 constexpr int FRAMES = 256;
 
-// Vectors (frames, width) -> [block][frame][unit of the block], a share of the frames.
+// Vectors (frames, width) -> [block][frame][unit of the block], for frames begin .. end - 1.
 static inline void pack_frames(const float *from, long width, int block, long begin, long end, float *to) {
     for (long n = begin; n < end; n++)
         for (long j = 0; j < width; j += block) memcpy(to + j * FRAMES + n * block, from + n * width + j, block * sizeof(float));
 }
 
-// Adds to `values` what some frames contribute to the blocks of some rows of blocks.
+// Add the contribution of `frames` frames to the blocks of rows from .. to - 1.
 template <int BLOCK>
 void block_gradients(const int32_t *row_pointer, const uint16_t *column, const float *gradient, const float *x, int frames, int from, int to, float *values) {
     constexpr int WIDTH = BLOCK < LANES ? BLOCK : LANES, MOST = LANES == 16 ? 16 : 8, ROWS = BLOCK < MOST ? BLOCK : MOST;
-    constexpr int CHAINS = ROWS < 8 ? 8 / ROWS : 1;  // sums on their way at a time
+    constexpr int CHAINS = ROWS < 8 ? 8 / ROWS : 1;  // independent sums
     typedef Vector<float, WIDTH> Columns;
     for (int row = from; row < to; row++) {
         for (int i = row_pointer[row]; i < row_pointer[row + 1]; i++) {

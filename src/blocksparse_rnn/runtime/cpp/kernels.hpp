@@ -1,20 +1,19 @@
 // Block-sparse matrix times dense vectors: y_b = U h_b for b = 0 .. B-1, U in square blocks.
 //
 // Two kernels cover all blocks and number formats. Both keep a register tile of outputs for one row of
-// blocks and a few vectors h_b, and run over the blocks of that row once:
+// blocks and a few vectors h_b, and read the blocks of that row once:
 //
 //   panel kernel (blocks of 8, 16, 32): lanes are rows of the block. A step loads the weights of some rows
 //       for a group of columns and multiplies them with that group of h_b, broadcast to all lanes.
-//   small kernel (blocks of 4): a whole block is one register, or several where registers are short; lanes are
-//       (row, group of columns). h_b's four values are repeated for each row, and lanes of a row are
-//       summed at the end. Where a block is shorter than a register, it is there more than once, for
-//       several h_b abreast.
+//   small kernel (blocks of 4): a block fills one register, or several where registers are short; lanes are
+//       (row, group of columns). The four values of h_b are repeated for each row, and the lanes of a row are
+//       summed at the end. A block shorter than a register is repeated in it: several vectors per register.
 //
-// A group is what one lane of 32 bits holds: one float, two bf16 or four int8 columns. Products of bf16 add
-// up in float, those of int8 (with activations as unsigned bytes) in int32, exactly.
+// A group is the columns in one lane of 32 bits: one float, two bf16 or four int8. Products of bf16 are
+// summed in float, those of int8 (with activations as unsigned bytes) in int32, exactly.
 //
-// LANES is the number of floats in a vector register: 16, 8 or 4. Nothing else depends on the machine but
-// the two instructions that multiply bf16 and int8 groups, where it has them.
+// LANES is the number of floats in a vector register: 16, 8 or 4. The only other machine-dependent part is
+// the two instructions that multiply bf16 and int8 groups, where the processor has them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -44,28 +43,28 @@ template <class To, class From> INLINE To bits(From v) {
     return to;
 }
 
-// The 32 bits at h in all lanes; the GROUPS words at h over and over.
+// The 32 bits at h in all lanes; the GROUPS words at h, repeated.
 template <int N> INLINE Vector<int32_t, N> to_all(const void *h) { return load<int32_t>(h) - Vector<int32_t, N>{}; }
 template <int N, size_t... I> INLINE Vector<int32_t, N> repeated(Vector<int32_t, 4> v, std::index_sequence<I...>) {
     return Vector<int32_t, N>{v[I % 4]...};
 }
-template <int N, int GROUPS> INLINE Vector<int32_t, N> over_and_over(const void *h) {
+template <int N, int GROUPS> INLINE Vector<int32_t, N> repeat_words(const void *h) {
     if constexpr (GROUPS == 1) return to_all<N>(h);
     else if constexpr (GROUPS == 2) return bits<Vector<int32_t, N>>(load<int64_t>(h) - Vector<int64_t, N / 2>{});
 #ifdef __AVX512F__
-    else if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_broadcast_i32x4(load<__m128i>(h)));  // which GCC doesn't find
+    else if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_broadcast_i32x4(load<__m128i>(h)));  // GCC does not generate it
 #endif
     else return repeated<N>(load<Vector<int32_t, 4>>(h), std::make_index_sequence<N>());
 }
 
-// For vectors abreast: the EACH words at w once for each, and each one's words of those at h over and over.
-template <int N, int EACH> INLINE Vector<int32_t, N> for_each(const void *w) {
-    if constexpr (EACH == 4) return over_and_over<N, 4>(w);
+// Several vectors per register: the EACH words at w once per vector, and the words at h, each vector's repeated.
+template <int N, int EACH> INLINE Vector<int32_t, N> weights_per_vector(const void *w) {
+    if constexpr (EACH == 4) return repeat_words<N, 4>(w);
 #ifdef __AVX512F__
     else return bits<Vector<int32_t, N>>(_mm512_broadcast_i64x4(load<__m256i>(w)));
 #endif
 }
-template <int N, int EACH, size_t... I> INLINE Vector<int32_t, N> abreast(const void *h, std::index_sequence<I...>) {
+template <int N, int EACH, size_t... I> INLINE Vector<int32_t, N> several_vectors(const void *h, std::index_sequence<I...>) {
     const Vector<int32_t, N> word{int32_t(I / EACH * (EACH / 4) + I % (EACH / 4))...};
 #ifdef __AVX512F__
     if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_permutexvar_epi32(bits<__m512i>(word), _mm512_castsi128_si512(load<__m128i>(h))));
@@ -75,16 +74,16 @@ template <int N, int EACH, size_t... I> INLINE Vector<int32_t, N> abreast(const 
 #endif
 }
 
-// Number formats. Weight and Activation are what memory holds, GROUP how many columns of weights make 32 bits.
-// multiply_add takes 32-bit lanes of weights and what to_lanes (a group for all lanes) or to_rows (GROUPS
-// groups, over and over) make of activations.
+// Number formats. Weight and Activation are the types in memory, GROUP the columns of weights in 32 bits.
+// multiply_add takes 32-bit lanes of weights, and activations from to_lanes (a group in all lanes) or to_rows
+// (GROUPS groups, repeated).
 struct Float32 {
     typedef float Weight;
     typedef float Activation;
     typedef float Sum;
     static constexpr int GROUP = 1;
     template <int N> INLINE Vector<int32_t, N> to_lanes(const float *h) { return to_all<N>(h); }
-    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const float *h) { return over_and_over<N, GROUPS>(h); }
+    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const float *h) { return repeat_words<N, GROUPS>(h); }
     template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
         return sum + bits<Vector<float, N>>(w) * bits<Vector<float, N>>(h);
     }
@@ -96,7 +95,7 @@ struct BFloat16 {
     typedef float Sum;
     static constexpr int GROUP = 2;
     template <int N> INLINE Vector<int32_t, N> to_lanes(const uint16_t *h) { return to_all<N>(h); }
-    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const uint16_t *h) { return over_and_over<N, GROUPS>(h); }
+    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const uint16_t *h) { return repeat_words<N, GROUPS>(h); }
     template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
         if constexpr (N == 16) return bits<Vector<float, N>>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(w), bits<__m512bh>(h)));
         if constexpr (N == 8) return bits<Vector<float, N>>(_mm256_dpbf16_ps(bits<__m256>(sum), bits<__m256bh>(w), bits<__m256bh>(h)));
@@ -104,8 +103,8 @@ struct BFloat16 {
     }
 };
 #else
-// Weights widen to float on the way, a bf16 being the upper half of one; activations stay float, since
-// each would be widened once for every block in its column.
+// Weights are widened to float when loaded: a bf16 is the upper half of one. Activations stay float, since
+// each would be widened again for every block in its column.
 struct BFloat16 {
     typedef uint16_t Weight;
     typedef float Activation;
@@ -116,9 +115,9 @@ struct BFloat16 {
     };
     template <int N> INLINE Pair<N> to_lanes(const float *h) { return {h[0] - Vector<float, N>{}, h[1] - Vector<float, N>{}}; }
     template <int N, int GROUPS> INLINE Pair<N> to_rows(const float *h) {
-        static_assert(GROUPS == 2, "of a block of 4, whose columns 0 and 2, 1 and 3 are groups then");
+        static_assert(GROUPS == 2, "only blocks of 4, packed so that columns 0 and 2, 1 and 3 are groups");
         typedef Vector<float, N> F;
-        return {bits<F>(over_and_over<N, 2>(h)), bits<F>(over_and_over<N, 2>(h + 2))};
+        return {bits<F>(repeat_words<N, 2>(h)), bits<F>(repeat_words<N, 2>(h + 2))};
     }
     template <int N> INLINE Vector<float, N> multiply_add(Vector<float, N> sum, Vector<int32_t, N> w, Pair<N> h) {
         typedef Vector<float, N> F;
@@ -132,14 +131,14 @@ struct Int8 {
     typedef int32_t Sum;
     static constexpr int GROUP = 4;
     template <int N> INLINE Vector<int32_t, N> to_lanes(const uint8_t *h) { return to_all<N>(h); }
-    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const uint8_t *h) { return over_and_over<N, GROUPS>(h); }
+    template <int N, int GROUPS> INLINE Vector<int32_t, N> to_rows(const uint8_t *h) { return repeat_words<N, GROUPS>(h); }
     template <int N> INLINE Vector<int32_t, N> multiply_add(Vector<int32_t, N> sum, Vector<int32_t, N> w, Vector<int32_t, N> h) {
 #ifdef __AVX512VNNI__
         if constexpr (N == 16) return bits<Vector<int32_t, N>>(_mm512_dpbusd_epi32(bits<__m512i>(sum), bits<__m512i>(h), bits<__m512i>(w)));
         if constexpr (N == 8) return bits<Vector<int32_t, N>>(_mm256_dpbusd_epi32(bits<__m256i>(sum), bits<__m256i>(h), bits<__m256i>(w)));
         if constexpr (N == 4) return bits<Vector<int32_t, N>>(_mm_dpbusd_epi32(bits<__m128i>(sum), bits<__m128i>(h), bits<__m128i>(w)));
 #else
-        // Bytes as 16-bit numbers, even and odd ones apart: their products and the sum of two fit 32 bits.
+        // Bytes widened to 16 bits, even and odd ones separately: their products and sums of two fit 32 bits.
         typedef Vector<int16_t, 2 * N> Halves;
         const Halves w_halves = bits<Halves>(w), h_halves = bits<Halves>(h);
         sum += multiply_pairs<N>(w_halves << 8 >> 8, h_halves & 0xff);
@@ -162,8 +161,8 @@ struct Int8 {
     }
 };
 
-// Where a row of blocks finds its blocks. Vectors lie in memory as [block of columns][vector][column of the
-// block], so that what a block needs of all of them is together.
+// The operands of a product. Vectors are laid out as [block of columns][vector][column of the block], so that
+// what a block needs of all of them is contiguous.
 template <class Format> struct Product {
     const int32_t *row_pointer;
     const uint16_t *column;  // of each block, in blocks
@@ -172,21 +171,21 @@ template <class Format> struct Product {
     long h_block;  // elements from one block of columns to the next
 };
 
-// Ask for the COUNT activations of a block to come: columns jump, so that no processor foresees them.
-constexpr int PREFETCHED = 8;  // blocks past the end that may be asked for
+// Prefetch the COUNT activations of a later block: columns jump, so hardware cannot predict them.
+constexpr int PREFETCHED = 8;  // blocks past the end that may be prefetched
 template <int COUNT, class Format> INLINE void prefetch(const Product<Format> &p, int block) {
     const auto *h = p.h + p.column[block] * p.h_block;
     UNROLL for (int i = 0; i < COUNT; i += 64 / (int)sizeof *h) __builtin_prefetch(h + i);
 }
 
-// What becomes of the sums of one block row: y[v] + row * y_block[v] receives the rows of vector v.
+// Where the sums of a row of blocks go: y[v] + row * y_block[v] receives those of vector v.
 template <class Format> struct Output {
     float *const *y;
     const long *y_block;
-    const float *scale_row;       // of int8 weights, a value for each row
-    const int32_t *zero_row;      // 128 * sum of a row's weights: what the activations' zero point adds
+    const float *scale_row;       // of int8 weights, one per row
+    const int32_t *zero_row;      // 128 * the sum of a row's weights, to subtract: the activations' zero point is 128
     const float *scale_vector;    // of uint8 activations
-    const float *bias;            // a value for each row, or null
+    const float *bias;            // one per row, or null
 };
 
 template <class Format, int N>
@@ -203,14 +202,14 @@ INLINE void put(const Output<Format> &out, int v, long row, int block, int first
     store(out.y[v] + row * out.y_block[v] + first, value);
 }
 
-// Registers for sums: half of what there is, the rest holds weights and activations.
+// Registers for sums: half of them; the rest hold weights and activations.
 constexpr int SUMS = LANES == 16 ? 16 : 8;
 
-// Sums that must be on their way at a time, so that none waits for the one before.
+// Independent partial sums per sum, so that no multiply-add waits for the previous one.
 constexpr int chains(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
 
-// Rows of a block that one pass covers: two registers of them where registers are narrow, since a
-// broadcast activation then serves two products.
+// Rows of a block per pass: two registers of them where registers are narrow, so that a broadcast
+// activation serves two products.
 constexpr int panel_rows(int block) {
     const int most = LANES == 16 ? LANES : 2 * LANES;
     return block < most ? block : most;
@@ -254,9 +253,9 @@ void panel_kernel(const Product<Format> &p, const Output<Format> &out, int from,
     }
 }
 
-// Lanes of PARTS vectors in a row, neighbours added up until four are left.
+// Sum neighbouring lanes of PARTS registers, pairwise, until four sums are left.
 template <class Half, class V, size_t... I> INLINE Half neighbours(V a, V b, std::index_sequence<I...>) {
-    constexpr size_t N = sizeof(V) / sizeof a[0];  // lane by lane, since GCC has __builtin_shufflevector from 12 on only
+    constexpr size_t N = sizeof(V) / sizeof a[0];  // lane by lane: __builtin_shufflevector needs GCC 12
     const auto lane = [&](size_t i) __attribute__((always_inline)) { return i < N ? a[i] : b[i - N]; };
     return Half{lane(2 * I)...} + Half{lane(2 * I + 1)...};
 }
@@ -273,8 +272,8 @@ template <class Number, int N, int PARTS> INLINE Vector<Number, 4> four_sums(con
     }
 }
 
-// How many vectors lie abreast in a register, of which each takes so many lanes.
-template <class Format> constexpr int vectors_abreast(int each, int vectors) {
+// How many vectors share a register, where one takes `each` lanes.
+template <class Format> constexpr int vectors_per_register(int each, int vectors) {
     const bool packed = sizeof(typename Format::Activation) == sizeof(typename Format::Weight);
     const int room = packed && each < LANES ? LANES / each : 1;
     return vectors < room ? vectors : room;
@@ -282,9 +281,9 @@ template <class Format> constexpr int vectors_abreast(int each, int vectors) {
 
 template <class Format, int VECTORS>
 void small_kernel(const Product<Format> &p, const Output<Format> &out, int from, int to) {
-    constexpr int GROUPS = 4 / Format::GROUP, EACH = 4 * GROUPS, ABREAST = vectors_abreast<Format>(EACH, VECTORS);
-    constexpr int ALL = EACH * ABREAST, WIDTH = ALL < LANES ? ALL : LANES, PARTS = ALL / WIDTH;
-    constexpr int TILES = VECTORS / ABREAST, CHAINS = chains(TILES * PARTS);
+    constexpr int GROUPS = 4 / Format::GROUP, EACH = 4 * GROUPS, SHARED = vectors_per_register<Format>(EACH, VECTORS);
+    constexpr int ALL = EACH * SHARED, WIDTH = ALL < LANES ? ALL : LANES, PARTS = ALL / WIDTH;
+    constexpr int TILES = VECTORS / SHARED, CHAINS = chains(TILES * PARTS);
     typedef typename Format::Sum Number;
     typedef Vector<Number, WIDTH> Sum;
     typedef Vector<int32_t, WIDTH> Lanes;
@@ -295,10 +294,10 @@ void small_kernel(const Product<Format> &p, const Output<Format> &out, int from,
         Sum sum[TILES][PARTS][CHAINS] = {};
         auto step = [&](int c) __attribute__((always_inline)) {
             const typename Format::Activation *h = p.h + p.column[i + c] * p.h_block;
-            if constexpr (ABREAST > 1) {
-                const auto weights = for_each<WIDTH, EACH>(w + 16 * c);
+            if constexpr (SHARED > 1) {
+                const auto weights = weights_per_vector<WIDTH, EACH>(w + 16 * c);
                 UNROLL for (int t = 0; t < TILES; t++) {
-                    const auto activations = abreast<WIDTH, EACH>(h + 4 * ABREAST * t, std::make_index_sequence<WIDTH>());
+                    const auto activations = several_vectors<WIDTH, EACH>(h + 4 * SHARED * t, std::make_index_sequence<WIDTH>());
                     sum[t][0][c] = Format::template multiply_add<WIDTH>(sum[t][0][c], weights, activations);
                 }
             } else {
@@ -324,16 +323,16 @@ void small_kernel(const Product<Format> &p, const Output<Format> &out, int from,
                 total[q] = sum[t][q][0];
                 UNROLL for (int c = 1; c < CHAINS; c++) total[q] += sum[t][q][c];
             }
-            UNROLL for (int a = 0; a < ABREAST; a++) {
-                Vector<Number, WIDTH / ABREAST> own[PARTS];
+            UNROLL for (int a = 0; a < SHARED; a++) {
+                Vector<Number, WIDTH / SHARED> own[PARTS];
                 memcpy(own, (const char *)total + a * sizeof own, sizeof own);
-                put<Format, 4>(out, t * ABREAST + a, row, 4, 0, four_sums<Number, WIDTH / ABREAST, PARTS>(own));
+                put<Format, 4>(out, t * SHARED + a, row, 4, 0, four_sums<Number, WIDTH / SHARED, PARTS>(own));
             }
         }
     }
 }
 
-// How many vectors one pass may take, and how many of those that are left the next one takes.
+// Most vectors of a tile, and the size of the next tile of the remaining ones.
 constexpr int most_vectors(int group, int block) {
     const int wide = block == 4 ? 16 / group : panel_rows(block);
     return wide > LANES ? SUMS * LANES / wide : SUMS;

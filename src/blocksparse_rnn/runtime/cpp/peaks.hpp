@@ -1,9 +1,9 @@
-// What this core can do at best: multiplications of a number format, and reading memory. For benchmarks.
+// Peak rates of a core, for benchmarks: multiply-adds of a number format, and reading memory.
 #pragma once
 #include "kernels.hpp"
 
-// `rounds` rounds of as many independent multiply-adds as hide their latency, with the same weights and
-// activations within a round; returns operations done.
+// `rounds` rounds of enough independent multiply-adds to hide their latency, with the same weights and
+// activations within a round; returns the number of operations.
 template <class Format> static double multiply_rounds(long rounds) {
     typedef Vector<typename Format::Sum, LANES> Sum;
     constexpr int COUNT = 12;
@@ -11,7 +11,7 @@ template <class Format> static double multiply_rounds(long rounds) {
     Vector<int32_t, LANES> weights{};
     typename Format::Activation h[4] = {};
     for (long i = 0; i < rounds; i++) {
-        asm volatile("" : "+x"(weights) : "r"(h) : "memory");  // the compiler must not foresee either
+        asm volatile("" : "+x"(weights) : "r"(h) : "memory");  // the compiler must know neither
         const auto activations = Format::template to_lanes<LANES>(h);
         UNROLL for (int c = 0; c < COUNT; c++) {
             sum[c] = Format::template multiply_add<LANES>(sum[c], weights, activations);

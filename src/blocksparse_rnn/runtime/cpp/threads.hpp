@@ -1,4 +1,4 @@
-// Threads that stay, and a barrier that spins: a time step is far too short to wake anybody.
+// A pool of persistent threads, and a spinning barrier: waking a thread takes longer than a time step.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -33,8 +33,8 @@ private:
 
 class Pool {
 public:
-    // Call work(member, barrier) for member = 0 .. members - 1 at the same time, 0 on the caller's thread.
-    // One call at a time; a second waits.
+    // Call work(member, barrier) for member = 0 .. members - 1 in parallel, member 0 on the caller's thread.
+    // Concurrent calls run one after the other.
     void run(int members, const std::function<void(int, Barrier &)> &work) {
         Barrier barrier(members);
         if (members == 1) {
@@ -68,7 +68,7 @@ private:
     void grow(int count) {
         try {
             while ((int)workers.size() < count) workers.emplace_back([this, me = (int)workers.size(), seen = round] { serve(me, seen); });
-        } catch (const std::system_error &) {  // the system has no thread left, which is for want of memory as well
+        } catch (const std::system_error &) {  // no thread left, which a lack of memory causes too
             throw std::bad_alloc();
         }
     }
@@ -96,7 +96,7 @@ private:
     bool ending = false;
 };
 
-// Threads don't survive a fork, so a child gets a pool of its own; the parent's is left alone.
+// Threads don't survive a fork, so a child process gets a pool of its own; the parent's is not touched.
 inline Pool &pool() {
     static std::mutex mutex;
     static Pool *current = nullptr;
