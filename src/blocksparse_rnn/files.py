@@ -1,4 +1,4 @@
-"""Where settings lie, folders that can be written to, files that a power cut leaves old or new but never half written, locks, cores that may work."""
+"""Files and folders: where settings lie, durable writing, locks; and how many cores may be used."""
 
 import fcntl
 import os
@@ -111,7 +111,7 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Cores that we may use, which is fewer than the machine has in many a batch job."""
+    """Cores that this process may use; a batch system may allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

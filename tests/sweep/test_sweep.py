@@ -345,7 +345,7 @@ def test_only_the_last_attempt_says_why_a_job_failed(tone_settings, capsys):
         RunFolder.of(point).path.mkdir(parents=True)
         (RunFolder.of(point).path / "stdout.log").write_text("error: of yesterday\n")
     does = {"s0": "print('epoch 1'); exit(3)", "s1": "import os; print('epoch 2'); os.kill(os.getpid(), 9)"}
-    command = {RunFolder.of(p).path: does[f"s{p['seed']}"] for p in points}
+    command = {RunFolder.of(p).path: does[f"s{p.seed}"] for p in points}
     assert run_with(points, lambda run: [sys.executable, "-c", command[run]]) == 1
     shown = capsys.readouterr().err
     assert f"{RunFolder.of(points[0]).path}: epoch 1\n" in shown

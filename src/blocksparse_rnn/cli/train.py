@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from blocksparse_rnn.config.compose import read_command
 from blocksparse_rnn.files import CONF, create_folder
 from blocksparse_rnn.sweep.plan import run_sweep, show_plan
+from blocksparse_rnn.training.cost import cost_on_cpu
 from blocksparse_rnn.training.train import train
 
 
@@ -28,6 +29,8 @@ def main() -> None:
         return
     for folder in {settings.outputs for settings in command.runs}:
         create_folder(Path(folder))
+    if note := cost_on_cpu(command.runs):
+        print(note, file=sys.stderr, flush=True)
     if command.hydra:
         sys.argv[1:] = command.arguments
         _hydra()

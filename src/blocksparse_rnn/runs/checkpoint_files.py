@@ -13,8 +13,8 @@ from blocksparse_rnn.runs.folder import RunFolder
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes beside the old checkpoint, flushes, renames. Lightning's own writer does neither of the
-    first two when the temporary directory lies on another file system."""
+    """Writes beside the old checkpoint, flushes and renames. Lightning's own writer does not write beside it
+    or flush when the temporary directory is on another file system."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -48,21 +48,21 @@ class _Written:
 
 
 def resume_point(run: RunFolder) -> tuple[Path, int] | None:
-    """The newest whole checkpoint to go on from, and its step; a damaged one is named and removed."""
+    """The newest undamaged checkpoint to resume from, and its step; a damaged one is named and removed."""
     for path in (run.last, run.previous):
         if path.is_file():
             problem = damage(path)
             if problem is None:
                 return path, _step(path)
-            print(f"{path}: is damaged ({problem}); going on from the one before it, or from the beginning")
+            print(f"{path}: is damaged ({problem}); resuming from the one before it, or from the beginning")
             path.unlink()
     return None
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if it is whole.
+    """What is wrong with a checkpoint, in a few words; None if it is undamaged.
 
-    torch reads flipped bytes without a word, although the checksums to notice them are in the file.
+    torch reads flipped bytes without an error, although the file has checksums.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -72,13 +72,13 @@ def damage(path: Path) -> str | None:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     except (OSError, RuntimeError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
-    except Exception as error:  # what unpickling refuses comes as pickle's own error
+    except Exception as error:  # unpickling raises errors of its own
         return str(error).splitlines()[0]
     return None
 
 
 def step_of(path: Path) -> int | None:
-    """The step at which a checkpoint was written; None where there is no whole one."""
+    """The step at which a checkpoint was written; None where there is none, or a damaged one."""
     if not path.is_file() or damage(path) is not None:
         return None
     return _step(path)
@@ -89,7 +89,7 @@ def _step(path: Path) -> int:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights of a checkpoint, by name; nothing pickled is run.
+    """Weights of a checkpoint, by name; no pickled code runs.
 
     Raises:
         UserError: the file is missing or damaged.

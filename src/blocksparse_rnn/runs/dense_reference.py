@@ -1,4 +1,4 @@
-"""Where a pruned run finds the dense run from which it takes q."""
+"""The dense run from which a pruned run takes q."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from blocksparse_rnn.runs.checkpoint_files import load_weights
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runs.identity import same_network, same_recipe
 
-_PREFIX = "model."  # of the model's weights within a recogniser's
+_PREFIX = "model."  # of the model's weights in a recogniser's state_dict
 
 
 def find_dense(settings: dict[str, Any], q: str) -> DenseWeights | None:
@@ -26,7 +26,7 @@ def find_dense(settings: dict[str, Any], q: str) -> DenseWeights | None:
     """
     if q != "auto":
         return _load(_named(q))
-    # Another dense run may end between the ranks' looks.
+    # Another dense run may finish while the ranks look.
     chosen = distributed.from_first(_matching(settings))
     return None if chosen is None else _load(chosen)
 

@@ -26,8 +26,8 @@ from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.runs.identity import run_name
 
 LOCK_PATIENCE = 8.0
-"""Seconds in which whoever looks at a run or writes its settings has let go of it, and so have loader workers,
-which hold the lock that they were born with until they notice that their training was killed."""
+"""Seconds to wait for a lock. Whoever looks at a run or writes its settings holds it for less, and so do loader
+workers, which inherit it, until they notice that their training was killed."""
 _LOCK_POLL = 0.1
 
 # libyaml's takes a twelfth of the time, and a report reads hundreds.
@@ -92,7 +92,7 @@ class RunFolder:
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.last.is_file() or self.previous.is_file()
 
     def result(self) -> dict[str, Any] | None:
@@ -132,10 +132,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self, patience: float | None = None) -> Iterator[None]:
-        """Keep other processes from working on the same run; the system frees it with the process.
+        """Keep other processes from working on the same run; the lock ends with the process.
 
         Args:
-            patience: seconds to wait for somebody who has it only for a moment; by default `LOCK_PATIENCE`.
+            patience: seconds to wait; by default `LOCK_PATIENCE`.
 
         Raises:
             RunLocked: another process holds it.
@@ -186,7 +186,7 @@ class RunFolder:
             return {}
 
     def update_status(self, state: str, **details: Any) -> None:
-        """Say in status.json where the run stands."""
+        """Write the run's state and progress to status.json."""
         status = {
             "state": state,
             "host": socket.gethostname(),
@@ -198,7 +198,7 @@ class RunFolder:
         self._write_json("status.json", status)
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Finish the run."""
+        """Write result.json, which finishes the run, and remove what only a training needs."""
         self._write_json("result.json", result)
         self.forget_training()
 
@@ -208,12 +208,12 @@ class RunFolder:
             checkpoint.unlink(missing_ok=True)
 
     def write_rejects(self, rows: list[dict[str, Any]]) -> None:
-        """Name the utterances that were left out."""
+        """Name the utterances that were left out, with their reasons."""
         with durable_file(self.path / "rejects.jsonl", "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def add_reject(self, file: str, reason: str) -> None:
-        """Name an utterance that turned out to be unusable later."""
+        """Name an utterance that could not be read during training."""
         with open(self.path / "rejects.jsonl", "a", encoding="utf-8") as rejects:
             rejects.write(json.dumps({"audio_filepath": file, "reason": reason}) + "\n")
         print(f"data: {reason}; left out")
@@ -225,7 +225,7 @@ class RunFolder:
 
 
 class FollowedRun(RunFolder):
-    """A run's folder as all ranks but the first have it: they read it, and leave writing to the first."""
+    """A run's folder for all ranks but the first: they read it, and the first writes it."""
 
     @contextmanager
     def lock(self, patience: float | None = None) -> Iterator[None]:

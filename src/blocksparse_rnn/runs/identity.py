@@ -35,7 +35,7 @@ def _values(value: Any) -> Any:
 
 
 def _chosen(settings: dict[str, Any], name: str) -> Any:
-    """A setting without what does not change a result."""
+    """A setting without the keys that do not change a result."""
     value = settings.get(name)  # which the settings of an earlier run may lack
     if isinstance(value, dict):
         return {key: v for key, v in value.items() if key not in NOT_IDENTITY_WITHIN.get(name, ())}
@@ -43,23 +43,23 @@ def _chosen(settings: dict[str, Any], name: str) -> Any:
 
 
 def recipe(settings: dict[str, Any]) -> str:
-    """How a run was done, whatever its model and sparsifier: runs of other recipes are no comparison."""
+    """How a run was trained, whatever its model and sparsifier; only runs of one recipe are compared."""
     return identity(settings | dict.fromkeys(("seed", "model", "width", "sparsifier", "prunable")))
 
 
 def same_settings(one: dict[str, Any], other: dict[str, Any], names: Iterable[str]) -> bool:
-    """Whether two runs agree in all that changes a result among the settings of these names."""
+    """Whether two runs agree in these settings, as far as they change a result."""
     return all(_values(_chosen(one, n)) == _values(_chosen(other, n)) for n in names)
 
 
 def same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two runs train the same model on the same data from the same seed; one only tested again trains none."""
+    """Whether two runs train the same model on the same data with the same seed; a re-evaluation trains none."""
     trained = not (one.get("weights") or other.get("weights"))
     return trained and same_settings(one, other, ("model", "features", "data", "seed"))
 
 
 def same_recipe(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two runs train in the same way; how they decode is no part of it."""
+    """Whether two runs train in the same way; their decoders may differ."""
     return recipe(one | {"decoder": None}) == recipe(other | {"decoder": None})
 
 

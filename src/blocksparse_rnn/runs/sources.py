@@ -1,4 +1,4 @@
-"""Finished runs whose weights other runs use: to be tested again, or to start from."""
+"""Finished runs whose weights other runs use: to be re-evaluated, or to start from."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ WEIGHTS_OF = {
     "weights": ("model", "features", "alphabet", "sparsifier", "seed"),
     "start_from": ("model", "features", "alphabet"),
 }
-"""Settings that name a run whose weights are used -> settings, or groups of them, that must be as they were there."""
+"""Settings that name a run whose weights are used -> settings, or groups of them, that must be those of that run."""
 
 
 def source_of(settings: dict[str, Any], setting: str) -> RunFolder:
-    """The finished run whose weights some settings want to use.
+    """The finished run whose weights some settings use.
 
     Args:
-        settings: that want them.
+        settings: that use them.
         setting: which of them names the run's folder, one of `WEIGHTS_OF`.
 
     Raises:
@@ -30,7 +30,7 @@ def source_of(settings: dict[str, Any], setting: str) -> RunFolder:
         f"{name}.{key}" if isinstance(settings[name], dict) else name
         for name in WEIGHTS_OF[setting]
         for key in (settings[name] if isinstance(settings[name], dict) else [name])
-        if key != "specaugment"  # of training alone
+        if key != "specaugment"  # changes training only
         and _at(settings[name], key) != _at(trained[name], key)
     ]
     if differing:

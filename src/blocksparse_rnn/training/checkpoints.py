@@ -1,4 +1,4 @@
-"""Checkpoints that survive: written durably, complete enough to go on from any step, checked when read."""
+"""Checkpoints of a training, from which it resumes to the bit at any step."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from blocksparse_rnn.signals import Stopped, StopRequests
 
 
 class Checkpoints(pl.Callback):
-    """Keeps last.ckpt (to go on from), the one before it, and best.ckpt (lowest dev CER once pruning is done).
+    """Keeps last.ckpt (to resume from), the one before it, and best.ckpt (lowest dev CER after pruning has finished).
 
     The last one is written at the end of every epoch, every few minutes between, and when the process is
     asked to end. It counts only once the metrics of its step are on disk too: Lightning writes them after
@@ -59,7 +59,7 @@ class Checkpoints(pl.Callback):
             setattr(self, name, state.get(name, 0.0))
         self._random_states = torch.atleast_2d(state["random_state"])
         if self.best_step and step_of(self.run.best) != self.best_step:
-            # Overwritten after the checkpoint that we go on from: the same steps will write it again.
+            # Overwritten after the checkpoint from which we resume: the same steps will write it again.
             self.best_cer, self.best_step = float("inf"), 0
 
     def on_train_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
@@ -80,7 +80,7 @@ class Checkpoints(pl.Callback):
         if trainer.global_step >= trainer.estimated_stepping_batches:
             trainer.should_stop = True  # so that Lightning validates, in mid-epoch too
         if trainer.is_last_batch or trainer.should_stop:
-            return  # the epoch's end saves; a run that went on from here would leave out its validation
+            return  # the epoch's end saves; a run resumed from here would skip its validation
         due = trainer.is_global_zero and time.monotonic() - self._saved_at > self.every_seconds
         if distributed.any_rank(due or self.stop.asked is not None, trainer.strategy.root_device):
             self._save_last(trainer)
@@ -125,7 +125,7 @@ class Checkpoints(pl.Callback):
         self.saving_seconds += self._saved_at - started
 
     def _commit(self, trainer: pl.Trainer) -> None:
-        """Let a checkpoint count, now that the metrics of its step are written; end here if asked to."""
+        """Make the pending checkpoint the last one, now that the metrics of its step are written; end here if asked to."""
         if not self._pending:
             return
         if trainer.is_global_zero:
@@ -159,7 +159,7 @@ def _random_states() -> torch.Tensor:
 
 
 def _set_random_state(states: torch.Tensor) -> None:
-    """This rank's row; another number of ranks than before can't go on exactly."""
+    """This rank's row; another number of ranks than before can't resume exactly."""
     state = states[distributed.rank() % len(states)].cpu()
     size = len(torch.get_rng_state())
     # Copies: torch reads a slice from the beginning of its memory, and crashes.

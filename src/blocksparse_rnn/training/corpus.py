@@ -1,4 +1,4 @@
-"""The corpus of a run: which utterances a recogniser can use, and what is done to them in training."""
+"""The data of a run: the utterances that its recogniser can use, batched and augmented."""
 
 from collections.abc import Sequence
 from typing import Any

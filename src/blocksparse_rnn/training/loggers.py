@@ -60,10 +60,10 @@ class MetricsCSV(Logger):
                     writer.writerow((step, epoch, name, value, seconds))
 
     def truncate_after(self, step: int) -> None:
-        """Drop what an interrupted run logged beyond the step that its checkpoint goes on from."""
+        """Drop the rows of an interrupted run beyond the step of the checkpoint from which it resumes."""
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            # On a disk that was full not even the header may be.
+            # A full disk may have cut any line, the header too.
             whole = [line for line in lines if line.endswith("\n")]
             kept = [row for row in whole[1:] if int(row.split(",", 1)[0]) < step]
             with durable_file(self.path, "w") as file:
@@ -128,13 +128,13 @@ def wandb_logger(
 
 
 def replay_metrics(path: Path, loggers: list[Logger]) -> None:
-    """Give W&B what a run logged before it was interrupted, where its offline folder begins anew.
+    """Log to W&B again what a run logged before it was interrupted, where its offline folder begins anew.
 
-    W&B puts what is synced last in place of all before, so the newest folder must have everything.
+    W&B replaces a run by what is synced last, so the newest folder must have everything.
 
     Args:
         path: the run's metrics.csv.
-        loggers: of the training that goes on.
+        loggers: of the resumed training.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger) and logger.experiment.offline and path.exists():

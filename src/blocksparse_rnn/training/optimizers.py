@@ -47,7 +47,7 @@ def adamw(
     decay: Annotated[float, Field(gt=0, le=1)],
     end_factor: Annotated[float, Field(gt=0, le=1)],
 ) -> dict[str, Any]:
-    """AdamW whose rate rises in proportion to the steps, falls along half a cosine and stays low.
+    """AdamW with a linear warm-up, half a cosine down, and a constant low rate at the end.
 
     Sources: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; the fall is that of their
     "SGDR", 2017, equation 5, without restarts.

@@ -22,7 +22,7 @@ class Progress(pl.Callback):
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self._told_at = 0.0
+        self._updated_at = 0.0
         self.bar: tqdm | None = None
         self._start = (0.0, 0)
 
@@ -39,8 +39,8 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         assert self.bar is not None
-        if time.monotonic() - self._told_at > _STATUS_SECONDS:
-            self._tell(trainer)
+        if time.monotonic() - self._updated_at > _STATUS_SECONDS:
+            self._update_status(trainer)
         if not self.bar.disable and self.bar.update(trainer.global_step - self.bar.n):
             self.bar.set_description(f"epoch {trainer.current_epoch + 1}", refresh=False)
             self.bar.set_postfix_str(_figures(trainer), refresh=False)
@@ -48,7 +48,7 @@ class Progress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             step, left = trainer.global_step, self._seconds_left(trainer)
-            self._tell(trainer)
+            self._update_status(trainer)
             line = f"epoch {trainer.current_epoch + 1}, step {step} of {self.total}: {_figures(trainer)}"
             tqdm.write(f"{line}  {tqdm.format_interval(left)} left", file=sys.stderr)
 
@@ -62,11 +62,11 @@ class Progress(pl.Callback):
                 left = min(left, timer.time_remaining() or 0.0)
         return max(0.0, left)
 
-    def _tell(self, trainer: pl.Trainer) -> None:
-        """Say in status.json where the training stands."""
+    def _update_status(self, trainer: pl.Trainer) -> None:
+        """Write epoch, step, CER and time left to status.json."""
         if not trainer.is_global_zero:
             return
-        self._told_at = time.monotonic()
+        self._updated_at = time.monotonic()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.run.update_status(
             "running",

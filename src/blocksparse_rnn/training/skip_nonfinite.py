@@ -1,4 +1,4 @@
-"""Steps whose gradients are not finite are left out, counted, and end the run when they don't stop."""
+"""Steps whose gradients are not finite are skipped and counted; too many in a row end the run."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ class SkipNonFinite(pl.Callback):
     """Drops gradients that hold an infinity or a NaN, so that weights and optimizer stay as they were.
 
     Batch norm's statistics of such a step are taken back too. Ranks see the same sum of gradients, so
-    all leave out the same steps.
+    all skip the same steps.
 
     Args:
-        max_skipped: steps in a row that may be left out.
+        max_skipped: steps in a row that may be skipped.
     """
 
     def __init__(self, max_skipped: int) -> None:
         self.max_skipped = max_skipped
         self.total = 0
-        """Steps left out so far."""
+        """Steps skipped so far."""
         self._in_a_row = 0
         self._files: list[str] = []
         self._buffers: list[Tensor] = []
@@ -59,7 +59,7 @@ class SkipNonFinite(pl.Callback):
             self._in_a_row = 0
             return
         for parameter in parameters:
-            parameter.grad = None  # which every optimizer takes for: leave this one alone
+            parameter.grad = None  # every optimizer skips a parameter without a gradient
         torch._foreach_copy_(self._buffers, self._kept)
         self._in_a_row += 1
         if self._in_a_row > self.max_skipped:
