@@ -9,7 +9,7 @@ from torch import nn
 from blocksparse_rnn.models.layers import FullyConnected, GRULayer, RNNLayer
 from blocksparse_rnn.pruning.block_pruning import BlockPruning
 from blocksparse_rnn.pruning.schedule import PaperSchedule, Steps
-from blocksparse_rnn.pruning.sparsifier import Context, Sparsifier
+from blocksparse_rnn.pruning.sparsifier import Context
 
 PATTERNS = {"recurrent": ["*.weight_hh*"], "fully_connected": ["*.weight_ih", "fc.weight"]}
 SCHEDULE = PaperSchedule(start_epoch=1, ramp_frac=0.25, end_frac=0.5, ramp_ratio=1.5, freq=5)
@@ -27,7 +27,7 @@ def network(cell: str = "rnn", width: int = 96) -> nn.Module:
 
 def block_pruning(**changes: Any) -> BlockPruning:
     context = Context(changes.pop("prunable", PATTERNS), changes.pop("find_dense", lambda q: None))
-    settings = {
+    settings: dict[str, Any] = {
         "block": 4,
         "target_sparsity": 0.9,
         "q": "auto",
@@ -43,7 +43,7 @@ def block_pruning(**changes: Any) -> BlockPruning:
 class Training:
     """80 steps in epochs of 10, as far as a sparsifier sees them; weights stay as they are without an optimizer."""
 
-    def __init__(self, sparsifier: Sparsifier, model: nn.Module, optimizer: Any = None, steps: int = 80):
+    def __init__(self, sparsifier: Any, model: nn.Module, optimizer: Any = None, steps: int = 80):
         self.sparsifier, self.model, self.optimizer = sparsifier, model, optimizer
         self.trainer: Any = SimpleNamespace(
             num_training_batches=10,
@@ -53,7 +53,7 @@ class Training:
             lr_scheduler_configs=[],
         )
         self.logged: dict[str, float] = {}
-        self.recogniser = SimpleNamespace(model=model, log=self.logged.__setitem__)
+        self.recogniser: Any = SimpleNamespace(model=model, log=self.logged.__setitem__)
         sparsifier.on_train_start(self.trainer, self.recogniser)
 
     def step(self, number: int) -> None:

@@ -1,6 +1,7 @@
 """Group lasso: the penalty, the proximal step, and zeros that last until the end of a training."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from blocksparse_rnn.training.train import build_recogniser, train
 
 
 def lasso(**changes) -> GroupLasso:
-    settings = {"block": 4, "lambda_g": 1.0, "max_sparsity": 0.99, "form": "proximal"}
+    settings: dict[str, Any] = {"block": 4, "lambda_g": 1.0, "max_sparsity": 0.99, "form": "proximal"}
     return GroupLasso(Context(PATTERNS, lambda q: None), **settings | changes)
 
 

@@ -23,12 +23,6 @@ _COLUMNS = 6
 def draw_blocks(model: nn.Module, prunable: dict[str, list[str]], block: BlockSize, path: Path) -> None:
     """Draw the kept blocks in black; a pixel that also covers pruned blocks is grey.
 
-    Args:
-        model: names are relative to it.
-        prunable: matrix type -> name patterns.
-        block: rows and columns of a block.
-        path: of the PNG file.
-
     Raises:
         UserError: the file cannot be written.
     """

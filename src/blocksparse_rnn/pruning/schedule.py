@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from blocksparse_rnn.errors import UserError
 
+Quantile = Callable[[float], float]
+"""Fraction -> quantile of the scores that the blocks have now."""
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -32,17 +35,7 @@ class Steps:
 
 
 class Schedule:
-    """When pruning starts and ends; the subclasses say how the threshold rises in between.
-
-    Args:
-        start_epoch: epochs before the first update.
-        ramp_frac: share of the run's iterations at which the steeper line begins.
-        end_frac: share of the run's iterations at which pruning ends.
-        freq: iterations from one update to the next.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
+    """When pruning starts and ends; subclasses say how the threshold rises in between, and explain the arguments."""
 
     def __init__(self, start_epoch: float, ramp_frac: float, end_frac: float, freq: int) -> None:
         if start_epoch < 0:
@@ -65,17 +58,8 @@ class Schedule:
         ramp_itr = min(max(round(self.ramp_frac * total_steps), start_itr), end_itr)
         return Steps(start_itr, ramp_itr, end_itr, self.freq)
 
-    def target_threshold(
-        self, itr: int, steps: Steps, target: float, quantile: Callable[[float], float]
-    ) -> float:
-        """Threshold at an update, such that the last update reaches a target sparsity.
-
-        Args:
-            itr: one of `steps.updates`.
-            steps: from `resolve`.
-            target: fraction of the blocks that the last update leaves zero.
-            quantile: fraction -> quantile of the scores that the blocks have now.
-        """
+    def target_threshold(self, itr: int, steps: Steps, target: float, quantile: Quantile) -> float:
+        """Threshold at the update `itr`, on the way to `target`: the fraction of zero blocks after the last update."""
         raise NotImplementedError
 
 
@@ -110,9 +94,7 @@ class PaperSchedule(Schedule):
         start_slope = 2 * q * steps.freq / (2 * before + 3 * after)
         return start_slope * self._height(itr, steps) / steps.freq
 
-    def target_threshold(
-        self, itr: int, steps: Steps, target: float, quantile: Callable[[float], float]
-    ) -> float:
+    def target_threshold(self, itr: int, steps: Steps, target: float, quantile: Quantile) -> float:
         """The same two lines, scaled so that they end at the quantile of the target."""
         return self._height(itr, steps) / self._height(steps.updates[-1], steps) * quantile(target)
 
@@ -138,9 +120,7 @@ class CubicSchedule(Schedule):
     def __init__(self, *, start_epoch: float, end_frac: float, freq: int) -> None:
         super().__init__(start_epoch, end_frac, end_frac, freq)
 
-    def target_threshold(
-        self, itr: int, steps: Steps, target: float, quantile: Callable[[float], float]
-    ) -> float:
+    def target_threshold(self, itr: int, steps: Steps, target: float, quantile: Quantile) -> float:
         """The quantile of the sparsity that is due at `itr`."""
         progress = (itr - steps.start_itr) / (steps.updates[-1] - steps.start_itr)
         return quantile(target * (1 - (1 - progress) ** 3))

@@ -15,6 +15,8 @@ from blocksparse_rnn.pruning.prunable import Matrix
 from blocksparse_rnn.pruning.schedule import PaperSchedule, Schedule, Steps
 from blocksparse_rnn.pruning.sparsifier import DenseWeights
 
+Grids = dict[str, Tensor]
+"""Matrix name -> (R, C)."""
 _REFERENCE = 0.9  # equation 1: q is the 90th percentile of magnitudes
 
 
@@ -47,17 +49,8 @@ class ThresholdRule:
         """What is compared with the threshold, (R, C)."""
         raise NotImplementedError
 
-    def thresholds(
-        self, itr: int, steps: Steps, scores: dict[str, Tensor], guarded: dict[str, Tensor]
-    ) -> dict[str, float]:
-        """Group -> threshold at an update.
-
-        Args:
-            itr: one of `steps.updates`.
-            steps: the schedule in iterations.
-            scores: matrix name -> (R, C).
-            guarded: the same, with infinite scores for the blocks that a matrix must keep.
-        """
+    def thresholds(self, itr: int, steps: Steps, scores: Grids, guarded: Grids) -> dict[str, float]:
+        """Group -> threshold at the update `itr`; in `guarded`, blocks that a matrix must keep score infinity."""
         raise NotImplementedError
 
 
@@ -67,13 +60,11 @@ class ReferenceWeight(ThresholdRule):
     A block's score is its largest magnitude.
 
     Args:
-        find_dense: setting `q` -> weights of the dense run that it means, or None.
+        find_dense: setting `q` -> weights of the dense run that it names, or None.
         block: rows and columns of a block.
         schedule: when the threshold rises.
-        setting: of `q`: `auto`, or the folder of a dense run.
-        size_exponent: null: q is the 90th percentile of the blocks' scores (ours). A number: q is that
-            of single magnitudes, and thresholds are multiplied by the weights per block to this power
-            (equation 2, with 1/4).
+        setting: `q` as typed.
+        size_exponent: see BlockPruning.
 
     Raises:
         UserError: the schedule needs a target sparsity.
@@ -140,9 +131,7 @@ class ReferenceWeight(ThresholdRule):
     def score(self, weight_OI: Tensor) -> Tensor:
         return block_max(weight_OI, self.block)
 
-    def thresholds(
-        self, itr: int, steps: Steps, scores: dict[str, Tensor], guarded: dict[str, Tensor]
-    ) -> dict[str, float]:
+    def thresholds(self, itr: int, steps: Steps, scores: Grids, guarded: Grids) -> dict[str, float]:
         return {kind: self.schedule.threshold(itr, steps, q) * self.size_factor for kind, q in self.q.items()}
 
 
@@ -186,9 +175,7 @@ class TargetSparsity(ThresholdRule):
             weight_OI.count_nonzero() / torch.linalg.vector_norm(weight_OI, ord=1)
         )
 
-    def thresholds(
-        self, itr: int, steps: Steps, scores: dict[str, Tensor], guarded: dict[str, Tensor]
-    ) -> dict[str, float]:
+    def thresholds(self, itr: int, steps: Steps, scores: Grids, guarded: Grids) -> dict[str, float]:
         # Where more blocks are guarded than the target leaves, the quantile is infinite: prune the others,
         # and keep the threshold finite, so that it still rises in steps.
         highest = max(float(score_RC.max()) for score_RC in scores.values())
