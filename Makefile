@@ -35,7 +35,7 @@ runtime: env ## compile the block-sparse runtime ahead of its first use
 	$(PY) src/bench.py --compile
 
 bench: env ## the runtime beside torch and other libraries, which it installs; ARGS=--quick for a look
-	$(PY) -m pip install --quiet -r benchmarks/rivals.txt
+	$(PY) -m pip install --quiet -r benchmarks/baselines.txt
 	$(PY) src/bench.py --out outputs/bench $(ARGS)
 
 triton: env ## Triton beside a CPU build of torch, so that the tests of its kernels run in its interpreter

@@ -1,4 +1,4 @@
-"""What a language model brings: error rates of a run's recogniser with greedy and with beam search.
+"""Error rates of a run's recogniser with greedy decoding and with beam search and a language model.
 
 The model is a bigram of the run's own training texts; alpha and beta are chosen on dev, rates are of test.
 
@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def write_arpa(texts: Iterable[str], path: Path) -> None:
     kinds = Counter(first for first, _ in pairs)
     total = sum(follows.values()) + 1  # one for what was never seen
     unigram = {word: count / total for word, count in follows.items()} | {"<unk>": 1 / total}
-    seen: dict[str, float] = Counter()
+    seen: dict[str, float] = defaultdict(float)
     for first, second in pairs:
         seen[first] += unigram[second]
 

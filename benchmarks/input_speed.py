@@ -1,10 +1,10 @@
-"""Does data starve training? Frames that loading gives, beside those that a training step takes.
+"""Input speed: frames a second that the data loader delivers, beside those that a training step takes.
 
-Frames are of 10 ms. Loading is measured in the training's process and with 2 worker processes, with and without
-augmentation, from files and from shards; a step's need is measured for recognisers of the mini scale on one
-core of this CPU, and reckoned for those of the paper's scale on one GPU: operations of a step over what such a
-GPU does in a second. Seconds are those of the processor, of the busiest process, so that a busy machine says the
-same; each process needs a core.
+Frames are of 10 ms. Loading is measured in the training process and with 2 worker processes, with and without
+augmentation, from files and from shards. What a step takes is measured for recognisers of the mini scale on one
+core of this CPU, and estimated for the paper's scale on one GPU: operations of a step over those that such a GPU
+does in a second. Seconds are processor time of the busiest process, so that other load does not count; each
+process needs a core.
 
 python benchmarks/input_speed.py [--hours 0.25] [--json results.json]
 """
@@ -15,6 +15,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,7 +76,8 @@ def need_here(settings: dict, data: SpeechData, steps: int = 6) -> float:
 
 def need_on_gpu(settings: dict) -> dict:
     """Frames a second that a GPU can take: a step has 6 operations a weight and frame of the matrices."""
-    model, features = build_shapes(settings), build(settings["features"])
+    model: Any = build_shapes(settings)
+    features = build(settings["features"])
     stride = features.frames(160_000) / model.frames(features.frames(160_000))
     weights = count_parameters(model, settings["prunable"]).prunable
     # Convolutions only add operations; leaving them out makes the need larger than it is.

@@ -1,7 +1,7 @@
 """How much memory an epoch over shards takes as the hours grow 1, 4 and 16 times, beside a manifest.
 
-Each size has a process of its own, which goes through training's loader and then tells the most memory it
-had. The corpus is synthetic speech; larger ones hold it several times over, as utterances of their own.
+Each size has a process of its own, which runs the training's loader for an epoch and prints its peak RSS. The
+corpus is synthetic speech; larger ones repeat its utterances.
 
 python benchmarks/shard_memory.py [--hours 0.25] [--json results.json]
 """
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,12 +35,10 @@ def epoch(kind: str, folder: Path) -> None:
     """One epoch through the loader, then the peak of this process in MB."""
     torch.set_num_threads(1)
     names = {"train": "train", "dev": "rest", "test": "rest"}
-    common = {"longest": None, "folder": str(folder), "workers": 1}
-    if kind == "shards":
-        shards = {split: f"{folder}/{name}-*.tar" for split, name in names.items()}
-        corpus = Shards(**shards, window=WINDOW, **common)
-    else:
-        corpus = Manifests(**{split: f"{folder}/{name}.jsonl" for split, name in names.items()}, **common)
+    settings: dict[str, Any] = {"longest": None, "folder": str(folder), "workers": 1}
+    ending = "-*.tar" if kind == "shards" else ".jsonl"
+    settings |= {split: f"{folder}/{name}{ending}" for split, name in names.items()}
+    corpus = Shards(**settings, window=WINDOW) if kind == "shards" else Manifests(**settings)
     alphabet = Alphabet("abcdefghijklmnopqrstuvwxyz '")
     utterances = corpus.prepare()["train"]
     utterances, _ = split_usable(utterances, alphabet, lambda seconds: int(seconds * 25))

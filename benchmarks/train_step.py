@@ -1,7 +1,6 @@
 """How long a training step of one recurrent layer takes, beside PyTorch's own layer.
 
-Our layers have batch norm, theirs have none. Forward and backward, both rivals in one process, taking
-turns; medians, and the ratio of the medians.
+Our layers have batch norm, theirs have none. Forward and backward, the two take turns in one process; medians, and the ratio of the medians.
 
 python benchmarks/train_step.py [--threads 1] [--json results.json]
 python benchmarks/train_step.py --device cuda --widths 704 1760 2560
@@ -51,13 +50,13 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def medians(rivals: list[Callable[[], None]], repetitions: int) -> list[float]:
-    """Milliseconds of each rival, taking turns."""
-    for step in rivals:
+def medians(steps: list[Callable[[], None]], repetitions: int) -> list[float]:
+    """Milliseconds of each step; they take turns."""
+    for step in steps:
         step()
-    times: list[list[float]] = [[] for _ in rivals]
+    times: list[list[float]] = [[] for _ in steps]
     for _ in range(repetitions):
-        for step, taken in zip(rivals, times, strict=True):
+        for step, taken in zip(steps, times, strict=True):
             start = time.perf_counter()
             step()
             taken.append(1e3 * (time.perf_counter() - start))
@@ -111,8 +110,8 @@ def main() -> None:
                     flush=True,
                 )
     if arguments.json:
-        machine = {"gpu": name} if on_gpu else {}
-        machine |= {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        machine |= {"gpu": name} if on_gpu else {}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
