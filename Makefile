@@ -1,10 +1,10 @@
-# `make` lists the targets. Those that need .venv run install.py first, which does nothing when nothing has changed.
+# `make` lists the targets. Those that need .venv bring it up to date first, which does nothing when nothing has changed.
 
 PY := .venv/bin/python
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 # The first Python that is new enough; PYTHON=python3.12 make demo chooses another.
-PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+PYTHON ?= $(shell for python in $(PY) python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && exit; \
 	done; echo python3)
 
@@ -15,8 +15,44 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
-env: ## .venv with all that requirements.lock names; every target below does this by itself
-	@$(PYTHON) install.py
+# Written when an install is complete. Its name holds the version of Python and this folder, whose path the scripts
+# in .venv contain: where either differs, or an install was interrupted, it is missing and .venv is made anew.
+STAMP := .venv/installed-$(shell $(PYTHON) -c 'import os, sys, zlib; \
+	print("%d.%d-%08x" % (*sys.version_info[:2], zlib.crc32(os.getcwd().encode())))' 2>/dev/null)
+TORCH := $(shell sed -n 's/^constraint-dependencies = \["\(torch==.*\)"\]/\1/p' pyproject.toml)
+PIP := $(PY) -m pip install
+LOCKED := $(PIP) --require-hashes --no-deps --no-build-isolation --use-pep517
+# A user's pip settings may say where packages come from, but not that they go elsewhere than into .venv.
+export PIP_USER := 0
+export PIP_NO_INPUT := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PIP_TARGET
+
+# A link to the environment of another folder is used as it is.
+env: $(if $(shell test -L .venv && echo linked),,$(STAMP)) ## .venv with all that requirements.lock names; every target below does this by itself
+
+# torch comes first and by name, so that a CPU machine can take a CPU build; what its CUDA build needs comes last.
+# setuptools builds the packages that come as source.
+$(STAMP): requirements.lock pyproject.toml $(PY)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old, \
+	3.11 or newer is needed: name one, as in PYTHON=python3.12 make demo" % v[:2])'
+	@test -f $@ || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
+	$(PIP) --no-deps $(TORCH)
+	sed -n '/^setuptools==/,/# via/p' requirements.lock > .venv/setuptools.lock
+	$(LOCKED) -r .venv/setuptools.lock
+	$(LOCKED) -r requirements.lock
+	$(PIP) $(TORCH)
+	$(PIP) --no-deps --no-build-isolation --editable .
+# On Linux torchaudio's libraries need CUDA. Beside a CPU build of torch its import fails with them, and works without.
+	@$(PY) -c 'import sys, torch; sys.exit(sys.platform != "linux" or bool(torch.version.cuda or torch.version.hip))' || exit 0; \
+	find .venv/lib -path '*/torchaudio/lib/*.so' -type f -print -delete
+	@$(PY) -c 'import torchaudio'
+	@touch $@
+
+# Where the Python of .venv is missing, no stamp counts.
+$(PY):
+	@rm -f .venv/installed-*
 
 demo: env ## half an hour of synthetic speech, a sweep of small RNNs, a table and a picture, three transcripts
 	$(PY) src/train.py -m -cd sweeps -cn demo
