@@ -40,7 +40,7 @@ def compare(
     reference, matrices = random_layer(cell, width, block, SPARSITY)
     packed = pack_padded_sequence(torch.randn(batch, steps, width), [steps] * batch, batch_first=True)
     sizes, bias_O = packed.batch_sizes.tolist(), torch.zeros(len(matrices[0]), device=device)
-    packed = packed.to(device=device)
+    packed = packed.to(device)  # type: ignore[arg-type]
     torch_name = f"torch nn.{cell.upper()}"
     methods: dict[tuple[str, str], Callable[[], Tensor]] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

@@ -1,4 +1,7 @@
-"""Where settings lie, folders that can be written to, files that a power cut leaves old or new but never half written, locks, cores that may work."""
+"""Folders of settings, folders that can be written to, files that a power cut leaves old or new, locks, cores.
+
+`durable_file` replaces a file at once: after a power cut it is the old one or the new one, never a part.
+"""
 
 import fcntl
 import os
@@ -11,10 +14,15 @@ from typing import IO, Any
 
 from blocksparse_rnn.errors import cannot_write
 
-SOURCE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
+SOURCE = _PACKAGE.parent
 """The folder from which this package is imported."""
-CONF = SOURCE.parent / "conf"
+_SETTINGS = _PACKAGE if (_PACKAGE / "conf").is_dir() else SOURCE.parent
+"""Inside an installed package, at the top of a checkout."""
+CONF = _SETTINGS / "conf"
 """The folder of the settings."""
+SWEEPS = _SETTINGS / "sweeps"
+"""The folder of the sweeps."""
 
 
 def create_folder(folder: Path) -> None:
