@@ -3,10 +3,10 @@
 PY := .venv/bin/python
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
-# The first Python that is new enough; PYTHON=python3.12 make demo chooses another.
-PYTHON ?= $(shell for python in $(PY) python3 python3.11 python3.12 python3.13 python3.14; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && exit; \
-	done; echo python3)
+# That from which .venv was made, else the first that is new enough; PYTHON=python3.12 make demo chooses another.
+PYTHON ?= $(or $(shell for python in $(PY) python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c 'import os, sys; sys.version_info >= (3, 11) or sys.exit(1); \
+	print(os.path.realpath(sys._base_executable))' 2>/dev/null && exit; done),python3)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -36,7 +36,7 @@ env: $(if $(shell test -L .venv && echo linked),,$(STAMP)) ## .venv with all tha
 $(STAMP): requirements.lock pyproject.toml $(PY)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old, \
 	3.11 or newer is needed: name one, as in PYTHON=python3.12 make demo" % v[:2])'
-	@test -f $@ || $(PYTHON) -m venv --clear .venv
+	@test -f $@ || { rm -f .venv/installed-* && $(PYTHON) -m venv --clear .venv; }
 	@rm -f $@
 	$(PIP) --no-deps $(TORCH)
 	sed -n '/^setuptools==/,/# via/p' requirements.lock > .venv/setuptools.lock

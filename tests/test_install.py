@@ -23,7 +23,7 @@ PYTHON = """#!{real}
 import os, pathlib, shutil, sys, types
 arguments, this = " ".join(sys.argv[1:]), pathlib.Path(__file__).read_text()
 if sys.argv[1] == "-c":
-    sys.version_info = {version}
+    sys.version_info, sys._base_executable = {version}, __file__
     version = types.SimpleNamespace(cuda=os.environ.get("CUDA"), hip=None)
     sys.modules |= {{"torch": types.SimpleNamespace(version=version), "torchaudio": types}}
     exec(sys.argv[2])
