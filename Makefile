@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_TARGET
 
 # A link to the environment of another folder is used as it is.
-env: $(if $(shell test -L .venv && echo linked),,$(STAMP)) ## .venv with all that requirements.lock names; every target below does this by itself
+env: $(if $(shell test -L .venv && echo linked),,$(STAMP)) ## install requirements.lock into .venv; every target below does this itself
 
 # torch comes first and by name, so that a CPU machine can take a CPU build; what its CUDA build needs comes last.
 # setuptools builds the packages that come as source.
@@ -54,7 +54,7 @@ $(STAMP): requirements.lock pyproject.toml $(PY)
 $(PY):
 	@rm -f .venv/installed-*
 
-demo: env ## half an hour of synthetic speech, a sweep of small RNNs, a table and a picture, three transcripts
+demo: env ## half an hour of synthetic speech, a sweep of small RNNs, a table, a plot, three transcripts
 	$(PY) src/train.py -m -cd sweeps -cn demo
 	$(PY) src/report.py outputs/demo --out outputs/demo
 	$(PY) src/transcribe.py $$(ls -d outputs/demo/rnn-128-dense-*/ | head -1) --split test --limit 3
@@ -63,18 +63,18 @@ SCALE ?= mini
 SEEDS ?= 0
 OUTPUTS ?= outputs
 ARGS ?=
-reproduce-table: env ## the paper's nine rows beside ours; SCALE=mini (CPU) or paper (GPUs), SEEDS=1,2,3, ARGS=settings
+reproduce-table: env ## the nine rows of the paper's table; SCALE=mini (CPU) or paper (GPUs), SEEDS=1,2,3, ARGS=settings
 	@status=0; $(PY) src/train.py -m -cd sweeps -cn table scale=$(SCALE) seed=$(SEEDS) outputs=$(OUTPUTS) $(ARGS) || status=$$?; \
 	$(PY) src/report.py $(OUTPUTS) --paper --out $(OUTPUTS)/report && exit $$status
 
 runtime: env ## compile the block-sparse runtime ahead of its first use
 	$(PY) src/bench.py --compile
 
-bench: env ## the runtime beside torch and other libraries, which it installs; ARGS=--quick for a look
+bench: env ## benchmark the runtime beside baselines, which it installs; ARGS=--quick takes a minute
 	$(PY) -m pip install --quiet -r benchmarks/baselines.txt
 	$(PY) src/bench.py --out outputs/bench $(ARGS)
 
-triton: env ## Triton beside a CPU build of torch, so that the tests of its kernels run in its interpreter
+triton: env ## install Triton beside a CPU build of torch: its interpreter runs the tests of the GPU kernels
 	$(PY) -m pip install --quiet --no-build-isolation --editable '.[cuda]'
 
 gpu-check: env ## tests, training step and runtime on a GPU; writes results/gpu/
@@ -83,13 +83,13 @@ gpu-check: env ## tests, training step and runtime on a GPU; writes results/gpu/
 test: lint ## lint, types and the tests; PYTEST_ARGS='-k word' picks some
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 $(PYTEST_ARGS)
 
-faults: env ## break trainings and sweeps for real, and see that nothing is lost; ARGS=--short for a look
+faults: env ## kill trainings and sweeps, resume them, compare; ARGS=--short takes minutes
 	OMP_NUM_THREADS=1 $(PY) tests/faults.py $(ARGS)
 
-slow: env ## only the slower tests
+slow: env ## the slow tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --numprocesses auto --maxprocesses 2 --dist worksteal --durations 20 $(PYTEST_ARGS)
 
-check: test slow ## test, then the slower tests
+check: test slow ## test, then slow
 
 lint: env ## style, format and types
 	$(PY) -m ruff check .
