@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def write_arpa(texts: Iterable[str], path: Path) -> None:
     kinds = Counter(first for first, _ in pairs)
     total = sum(follows.values()) + 1  # one for unseen words
     unigram = {word: count / total for word, count in follows.items()} | {"<unk>": 1 / total}
-    seen: dict[str, float] = Counter()
+    seen: dict[str, float] = defaultdict(float)
     for first, second in pairs:
         seen[first] += unigram[second]
 

@@ -1,7 +1,7 @@
 """Whole recurrent layers on a GPU: block-sparse (Triton kernels in a CUDA graph) beside PyTorch's dense layers.
 
-All matrices of a layer are 90 % sparse, in random blocks. The candidates for a layer take turns in one process, after
-their results have been compared; reported are medians in milliseconds. nn.RNN doesn't clip, so states stay below 20.
+Both matrices of a layer are 90 % sparse, in random blocks. The methods of a row take turns in one process,
+after their results were compared; medians of milliseconds. nn.RNN has no clip, so states are kept below it.
 
 python benchmarks/gpu_runtime.py [--json results/gpu/runtime.json]
 """
@@ -12,14 +12,16 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from blocksparse_rnn.bench.products import random_sparse
+from blocksparse_bench.products import dense_layer, random_layer
 from blocksparse_rnn.runs.provenance import cpu_name
 from blocksparse_rnn.runtime.bsr import BlockSparse
 from blocksparse_rnn.runtime.cuda_layers import DeviceMatrix, gru_layer, rnn_layer
@@ -31,58 +33,32 @@ ALLOWED = {"fp32": 1e-4, "bf16": 3e-2, "int8": 5e-2}
 """Largest error, as a share of the largest value: the rounding of the format."""
 
 
-def matrices_of(cell: str, width: int, block: int) -> list[Tensor]:
-    """W and the U of each direction; halved, so that states of a ReLU don't grow."""
-    gates, count = (3, 2) if cell == "gru" else (1, 3)
-    return [random_sparse(gates * width, width, block, SPARSITY, seed) / 2 for seed in range(count)]
-
-
-def dense_layer(cell: str, matrices: list[Tensor]) -> nn.RNNBase:
-    width = matrices[0].shape[1]
-    if cell == "gru":
-        layer: nn.RNNBase = nn.GRU(width, width, bias=False)
-    else:
-        layer = nn.RNN(width, width, nonlinearity="relu", bias=False, bidirectional=True)
-        layer.weight_ih_l0_reverse.data.copy_(matrices[0])
-        layer.weight_hh_l0_reverse.data.copy_(matrices[2])
-    layer.weight_ih_l0.data.copy_(matrices[0])
-    layer.weight_hh_l0.data.copy_(matrices[1])
-    return layer.requires_grad_(False)
-
-
 def compare(
     cell: str, width: int, block: int, batch: int, steps: int, device: torch.device, repetitions: int
 ) -> list[dict[str, Any]]:
-    """A row for each candidate for one layer, block and batch."""
-    matrices = matrices_of(cell, width, block)
+    """A row for each method of one layer, block and batch."""
+    reference, matrices = random_layer(cell, width, block, SPARSITY)
     packed = pack_padded_sequence(torch.randn(batch, steps, width), [steps] * batch, batch_first=True)
     sizes, bias_O = packed.batch_sizes.tolist(), torch.zeros(len(matrices[0]), device=device)
-    packed = packed.to(device)
-    candidates: dict[tuple[str, str], Callable[[], Tensor]] = {}
+    packed = packed.to(device)  # type: ignore[arg-type]
+    torch_name = f"torch nn.{cell.upper()}"
+    methods: dict[tuple[str, str], Callable[[], Tensor]] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        reference, x = (
-            dense_layer(cell, matrices).to(device, dtype),
-            packed._replace(data=packed.data.to(dtype)),
-        )
-
-        def dense(reference: nn.RNNBase = reference, x: Any = x) -> Tensor:
-            hidden = reference(x)[0].data
-            return hidden[:, :width] + hidden[:, width:] if reference.bidirectional else hidden
-
-        candidates[f"torch nn.{cell.upper()}", name] = dense
+        dense = deepcopy(reference).to(device, dtype)
+        methods[torch_name, name] = partial(dense_layer, dense, packed._replace(data=packed.data.to(dtype)))
     layer: Callable[..., Tensor] = gru_layer if cell == "gru" else rnn_layer
     for name in DTYPES:
         sparse = [DeviceMatrix.of(BlockSparse.from_dense(m, (block, block), name), device) for m in matrices]
-        candidates["blocksparse", name] = lambda sparse=sparse: layer(*sparse, bias_O, packed.data, sizes)
-    expected = candidates[f"torch nn.{cell.upper()}", "fp32"]()
+        methods["blocksparse", name] = partial(layer, *sparse, bias_O, packed.data, sizes)
+    expected = methods[torch_name, "fp32"]()
     errors = {
-        key: float((work() - expected).abs().max() / expected.abs().max()) for key, work in candidates.items()
+        key: float((work() - expected).abs().max() / expected.abs().max()) for key, work in methods.items()
     }
     wrong = [f"{key[0]} {key[1]} is off by {e:.1%}" for key, e in errors.items() if not e <= ALLOWED[key[1]]]
     if wrong:
         raise SystemExit(f"gpu_runtime: {cell} {width}, block {block}, batch {batch}: {'; '.join(wrong)}")
-    times = medians(candidates, device, repetitions)
-    dense_ms = times[f"torch nn.{cell.upper()}", "fp32"]
+    times = medians(methods, device, repetitions)
+    dense_ms = times[torch_name, "fp32"]
     about = {
         "cell": cell,
         "width": width,
@@ -105,12 +81,12 @@ def compare(
 
 
 def medians(
-    candidates: dict[tuple[str, str], Callable[[], Tensor]], device: torch.device, repetitions: int
+    methods: dict[tuple[str, str], Callable[[], Tensor]], device: torch.device, repetitions: int
 ) -> dict[tuple[str, str], float]:
-    """Milliseconds of each; they take turns."""
-    times: dict[tuple[str, str], list[float]] = {name: [] for name in candidates}
+    """Milliseconds of each, taking turns."""
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in methods}
     for _ in range(repetitions):
-        for name, work in candidates.items():
+        for name, work in methods.items():
             work()
             wait(device)
             start = time.perf_counter()

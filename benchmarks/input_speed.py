@@ -19,6 +19,7 @@ import torch
 
 from blocksparse_rnn.config.build import build_shapes
 from blocksparse_rnn.config.compose import compose_settings
+from blocksparse_rnn.config.schema import Settings
 from blocksparse_rnn.data.augment import Augmenter
 from blocksparse_rnn.data.checks import split_usable
 from blocksparse_rnn.data.datamodule import SpeechData
@@ -55,7 +56,7 @@ def children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def need_here(settings: dict, data: SpeechData, steps: int = 6) -> float:
+def need_here(settings: Settings, data: SpeechData, steps: int = 6) -> float:
     """Frames per second of training on this CPU: forward, backward and update."""
     recogniser = build_recogniser(settings)
     optimizer = torch.optim.AdamW(recogniser.parameters(), lr=1e-4)
@@ -72,9 +73,10 @@ def need_here(settings: dict, data: SpeechData, steps: int = 6) -> float:
     return frames / (time.process_time() - started)
 
 
-def need_on_gpu(settings: dict) -> dict:
+def need_on_gpu(settings: Settings) -> dict:
     """Frames per second that a GPU can train at most: 6 operations for each weight in matrices and frame."""
-    model, features = build_shapes(settings), settings.features.build()
+    model: Any = build_shapes(settings)
+    features = settings.features.build()
     stride = features.frames(160_000) / model.frames(features.frames(160_000))
     weights = count_parameters(model, settings.prunable).prunable
     # Without the convolutions, whose operations would only lower the bound.
@@ -101,7 +103,7 @@ def main() -> None:
     alphabet, rate = Alphabet(settings.alphabet), settings.features.sample_rate
     recogniser = build_recogniser(settings)
     augment = Augmenter(
-        [node.build() for node in settings.augment.nodes()],
+        [node.build() for node in settings.augment.nodes()] if settings.augment else [],
         seed=0,
         fewest_samples=recogniser.fewest_samples(60),
         alphabet=alphabet,

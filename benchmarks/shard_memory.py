@@ -14,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,12 +34,10 @@ def epoch(kind: str, folder: Path) -> None:
     """Run one epoch through the loader and print the peak RSS of this process in MB."""
     torch.set_num_threads(1)
     names = {"train": "train", "dev": "rest", "test": "rest"}
-    common = {"longest": None, "folder": str(folder), "workers": 1}
-    if kind == "shards":
-        shards = {split: f"{folder}/{name}-*.tar" for split, name in names.items()}
-        corpus = Shards(**shards, window=WINDOW, **common)
-    else:
-        corpus = Manifests(**{split: f"{folder}/{name}.jsonl" for split, name in names.items()}, **common)
+    settings: dict[str, Any] = {"longest": None, "folder": str(folder), "workers": 1}
+    ending = "-*.tar" if kind == "shards" else ".jsonl"
+    settings |= {split: f"{folder}/{name}{ending}" for split, name in names.items()}
+    corpus = Shards(**settings, window=WINDOW) if kind == "shards" else Manifests(**settings)
     alphabet = Alphabet("abcdefghijklmnopqrstuvwxyz '")
     utterances = corpus.prepare()["train"]
     utterances, _ = split_usable(utterances, alphabet, lambda seconds: int(seconds * 25))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparsifier_step import BATCH, SECONDS, random_batch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -29,6 +28,7 @@ from blocksparse_rnn.pruning.prunable import prunable_matrices
 from blocksparse_rnn.runs.provenance import cpu_name
 from blocksparse_rnn.training.skip_zeros import skip_nothing, skip_zeros
 from blocksparse_rnn.training.train import build_recogniser
+from sparsifier_step import BATCH, SECONDS, random_batch
 
 WIDTHS = {"layer": (440, 640, 880, 1280, 1760), "step": (440, 880, 1760)}
 FRAMES = 100  # of a layer's sequences: 4 seconds at a time stride of 4

@@ -111,8 +111,8 @@ def main() -> None:
                     flush=True,
                 )
     if arguments.json:
-        machine = {"gpu": name} if on_gpu else {}
-        machine |= {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        machine |= {"gpu": name} if on_gpu else {}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Promises that take minutes: real error rates on synthetic speech, and paper scale on a CPU."""
+"""Promises that take minutes: error rates on synthetic speech, the paper's scale on a CPU, the paper's table."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ ROOT = CONF.parent
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "width", "limit"), [("rnn", 176, 0.04), ("gru", 192, 0.05)])
-def test_unseen_voices_are_understood(model, width, limit, tmp_path):
+def test_error_rates_on_unseen_voices(model, width, limit, tmp_path):
     # Half of the experiment's epochs are enough.
     options = [
         "experiment=almost_clean",
@@ -29,7 +29,7 @@ def test_unseen_voices_are_understood(model, width, limit, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_point_of_the_sweep_runs_at_paper_scale_on_a_cpu(tmp_path):
+def test_a_run_of_the_sweep_at_paper_scale_on_a_cpu(tmp_path):
     options = ["-m", "model=gru", "width=2560", "sparsifier=glp", "block=4", "logger=csv", "data.hours=0.02"]
     short = ["trainer.max_steps=2", "trainer.accelerator=cpu", "launcher.slots=1"]
     folders = [f"outputs={tmp_path / 'outputs'}", f"corpora={tmp_path / 'corpora'}"]
@@ -42,7 +42,7 @@ def test_a_point_of_the_sweep_runs_at_paper_scale_on_a_cpu(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_papers_table_comes_from_nothing(tmp_path):
+def test_the_papers_table_from_one_command(tmp_path):
     outputs = tmp_path / "outputs"
     short = "data.hours=0.05 epochs_per_pass=null data.vocabulary=100 batch=8 trainer.max_epochs=3 schedule.freq=1 logger=csv"
     command = ["make", "reproduce-table", f"OUTPUTS={outputs}", f"ARGS={short} corpora={tmp_path} workers=0"]

@@ -11,10 +11,15 @@ from typing import IO, Any
 
 from blocksparse_rnn.errors import cannot_write
 
-SOURCE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
+SOURCE = _PACKAGE.parent
 """The folder from which this package is imported."""
-CONF = SOURCE.parent / "conf"
+_SETTINGS = _PACKAGE if (_PACKAGE / "conf").is_dir() else SOURCE.parent
+"""Inside an installed package, at the top of a checkout."""
+CONF = _SETTINGS / "conf"
 """The folder of the settings."""
+SWEEPS = _SETTINGS / "sweeps"
+"""The folder of the sweeps."""
 
 
 def create_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from blocksparse_rnn.bench.models import write_random_run
+from blocksparse_bench.models import write_random_run
 from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.inference.export import export_run, load_run

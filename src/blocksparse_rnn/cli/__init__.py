@@ -1,4 +1,4 @@
-"""The commands, one to a file, and in `program` the exit codes that they share.
+"""The commands, one in each file; `main` picks one by name, `program` has the exit codes that they share.
 
-May import everything.
+May import every package.
 """

@@ -1,4 +1,4 @@
-"""What all commands share: a user's mistake is a line, not a traceback, and each kind of end has its exit code."""
+"""What all commands share: exit codes, and one line instead of a traceback for a user's mistake."""
 
 import errno
 import io
@@ -10,32 +10,37 @@ from blocksparse_rnn.errors import PartlyFailed, UserError
 from blocksparse_rnn.signals import Stopped
 
 BROKEN_PIPE = 141
-"""Exit code when nobody reads the output any more."""
+"""Exit code when the reader of the output has closed it, as `head` does."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+TORCHAUDIO = (
+    "torchaudio's compiled libraries need a CUDA build of torch, and this is a CPU build; remove them, nothing "
+    "here uses them"
+)
 
 
 def run(program: Callable[[], object]) -> None:
-    """Run a command and exit: 0, the code of what ended it with a line, or a traceback for a bug of ours."""
-    # Hydra would print a traceback of its own and exit; this lets exceptions come through.
+    """Run a command and exit with the code of its exception; a bug of ours keeps its traceback."""
+    # Without it Hydra prints a shortened traceback and exits itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # A file's name that is no UTF-8 is printed as the bytes that it is; standard error can print anything as it is.
+    # A file name that is not UTF-8 is printed as its bytes; standard error does so by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
         program()
-    except UserError as error:
+    except (UserError, PartlyFailed) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except PartlyFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Whoever read the output has seen enough, such as `head`; nothing is left to flush.
+        # Else Python fails again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except OSError as error:
+        if "torchaudio/lib/" in str(error):
+            folder = str(error).partition(": ")[2].rpartition("/")[0]
+            print(f"error: {TORCHAUDIO}: rm {folder}/*.so", file=sys.stderr)
+            sys.exit(UserError.exit_code)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         where = f" ({error.filename})" if error.filename else ""

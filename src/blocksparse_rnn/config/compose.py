@@ -29,7 +29,7 @@ from blocksparse_rnn.config.checks import check
 from blocksparse_rnn.config.grids import grid_overrides
 from blocksparse_rnn.config.schema import Settings, nearest, typed
 from blocksparse_rnn.errors import UserError
-from blocksparse_rnn.files import CONF
+from blocksparse_rnn.files import CONF, SWEEPS
 
 _ENDLESS = (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP)
 _OURS = {"hydra/sweeper": "grids", "hydra/launcher": "slots"}
@@ -68,6 +68,9 @@ def read_command(arguments: list[str]) -> Command:
     ordered = [*(argument for argument in arguments if argument not in parsed.overrides), *parsed.overrides]
     if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
         return Command(ordered, [], parsed.multirun, hydra=True)
+    if parsed.config_dir == "sweeps" and not Path("sweeps").is_dir():  # of an installed package, in any folder
+        parsed.config_dir = str(SWEEPS)
+        ordered = [parsed.config_dir if argument == "sweeps" else argument for argument in ordered]
     if parsed.config_dir is not None and not Path(parsed.config_dir).is_dir():
         raise UserError(f"--config-dir {parsed.config_dir}: there is no such folder")
     problems = list(_single_run_problems(parsed.overrides)) if not parsed.multirun else []

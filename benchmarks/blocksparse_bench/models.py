@@ -1,11 +1,11 @@
 """Whole recognisers, features to text, one utterance on one core: dense in torch beside the exported file."""
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from blocksparse_rnn.bench.measure import medians
-from blocksparse_rnn.bench.products import Row
+from blocksparse_bench.machine import medians
+from blocksparse_bench.products import Row
 from blocksparse_rnn.config.compose import compose_settings
 from blocksparse_rnn.data.audio import load_audio
 from blocksparse_rnn.errors import UserError
@@ -31,12 +31,12 @@ from blocksparse_rnn.training.recogniser import Recogniser
 from blocksparse_rnn.training.train import build_recogniser
 
 PAPER_SCALE = (("gru", 2560), ("rnn", 1760), ("rnn", 2560))
-"""Cell and width of the models whose blocks are drawn at random, at the paper's scale."""
+"""Cell and width of the models with random weights and blocks, at the paper's scale."""
 SPARSITY = 0.9
 SECONDS = 5.0
 """Of the utterance."""
 _LARGEST_ERROR = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.25}
-"""Of logits, as a share of the largest: what a number format does to a whole network, not a bug."""
+"""Of logits, as a share of the largest: the rounding of the format through a whole network."""
 _PARTS = ("features", "convolutions", "recurrent", "fully connected")
 
 
@@ -47,8 +47,8 @@ class Candidate(NamedTuple):
     dtype: str
     path: Path
     hear: Callable[[Tensor], str]
-    seconds: dict[str, float]
-    """Spent so far in each part, kept up to date."""
+    seconds: Callable[[], dict[str, float]]
+    """Part -> seconds spent in it so far."""
 
 
 def time_random_models(
@@ -63,17 +63,17 @@ def time_random_models(
 
 
 def time_trained_run(path: Path, seconds: float, threads: int) -> Iterator[Row]:
-    """Rows of a trained run, error rates on its test split among them."""
+    """Rows of a trained run, with error rates on its test split."""
     yield from _rows(path, path.name, seconds, threads, errors=True)
 
 
 def write_random_run(path: Path, overrides: list[str], block: int, sparsity: float = SPARSITY) -> None:
-    """A run folder as a training with block pruning would leave it, but for what it has learnt."""
+    """A run folder like that of a training with block pruning, with random weights."""
     names = ["sparsifier=bp", f"block={block}", f"target_sparsity={sparsity}", "seed=0"]
     settings = compose_settings([*overrides, *names])
     torch.manual_seed(0)
     recogniser = build_recogniser(settings)
-    for matrix in prunable_matrices(recogniser.model, settings["prunable"]):
+    for matrix in prunable_matrices(recogniser.model, settings.prunable):
         rows, columns = matrix.weight.shape
         kept_RC = torch.rand(rows // block, columns // block) >= sparsity
         as_grid(matrix.weight.data, (block, block)).mul_(kept_RC[:, None, :, None])
@@ -86,21 +86,23 @@ def write_random_run(path: Path, overrides: list[str], block: int, sparsity: flo
 
 def _rows(run: Path, name: str, seconds: float, threads: int, errors: bool) -> Iterator[Row]:
     settings, recogniser = load_run(run)
-    zeros = count_zeros(recogniser.model, settings["prunable"])
-    block = settings["block"] if settings["sparsifier"]["name"] != "none" else None
+    zeros = count_zeros(recogniser.model, settings.prunable)
+    block = settings.block if settings.sparsifier.name != "none" else None
     rate = recogniser.features.sample_rate
     wave_S = 0.1 * torch.randn(round(SECONDS * rate), generator=torch.Generator().manual_seed(0))
-    said = [(load_audio(u.audio, rate), u.text) for u in corpus_split(run, "test")] if errors else []
+    speech = [(load_audio(u.audio, rate), u.text) for u in corpus_split(run, "test")] if errors else []
     with tempfile.TemporaryDirectory() as folder:
         candidates = [_dense(run, recogniser)]
         for dtype in DTYPES:
             file = Path(folder) / f"{dtype}.safetensors"
             export_run(run, file, dtype)
-            candidates.append(_exported(file, dtype, threads))
-            _check(recogniser, candidates[-1], wave_S, threads)
-        spent, times = _time(candidates, wave_S, seconds)
-        dense = times[0]
-        for candidate, taken, parts in zip(candidates, times, spent, strict=True):
+            candidates.append(_exported(recogniser, file, dtype, wave_S, threads))
+        before = [c.seconds() for c in candidates]
+        times = medians({c.dtype + c.backend: partial(c.hear, wave_S) for c in candidates}, seconds, least=2)
+        after = [c.seconds() for c in candidates]
+        dense = times[candidates[0].dtype + candidates[0].backend]
+        for candidate, taken, start, end in zip(candidates, times.values(), before, after, strict=True):
+            spent = {part: end[part] - start[part] for part in _PARTS}
             yield {
                 "op": "model",
                 "model": name,
@@ -111,31 +113,18 @@ def _rows(run: Path, name: str, seconds: float, threads: int, errors: bool) -> I
                 "backend": candidate.backend,
                 "dtype": candidate.dtype,
                 "seconds_of_audio": SECONDS,
-                "microseconds": round(1e6 * taken, 1),
-                "real_time_factor": round(taken / SECONDS, 5),
+                "microseconds": round(taken, 1),
+                "real_time_factor": round(taken / 1e6 / SECONDS, 5),
                 "ratio_to_dense": round(dense / taken, 2),
-                "shares": {part: round(parts[part] / sum(parts.values()), 4) for part in _PARTS},
+                "shares": {part: round(spent[part] / sum(spent.values()), 4) for part in _PARTS},
                 "file_bytes": candidate.path.stat().st_size,
                 "memory_bytes": _memory(candidate, run, threads),
-                "cer": _cer(candidate, said) if errors else None,
+                "cer": _cer(candidate, speech) if errors else None,
             }
 
 
-def _time(
-    candidates: list[Candidate], wave_S: Tensor, seconds: float
-) -> tuple[list[dict[str, float]], list[float]]:
-    """Seconds in each part, over all calls, and the median seconds of a call."""
-    before = [dict(c.seconds) for c in candidates]
-    rivals = {f"{c.backend} {c.dtype}": (lambda c=c: c.hear(wave_S)) for c in candidates}
-    times = medians(rivals, seconds, least=2)
-    spent = [
-        {part: c.seconds[part] - b[part] for part in _PARTS} for c, b in zip(candidates, before, strict=True)
-    ]
-    return spent, [times[name] / 1e6 for name in rivals]
-
-
 def _dense(run: Path, recogniser: Recogniser) -> Candidate:
-    """The trained recogniser itself, its parts timed as they are called."""
+    """The trained recogniser itself; hooks time its parts."""
     model, seconds = recogniser.model, dict.fromkeys(_PARTS, 0.0)
     assert isinstance(model, DeepSpeech2)
     parts: dict[str, list[nn.Module]] = {
@@ -152,7 +141,7 @@ def _dense(run: Path, recogniser: Recogniser) -> Candidate:
     def hear(wave_S: Tensor) -> str:
         return recogniser.transcribe(wave_S[None], [len(wave_S)])[0]
 
-    return Candidate("torch dense", "fp32", RunFolder(run).best, hear, seconds)
+    return Candidate("torch dense", "fp32", RunFolder(run).best, hear, seconds.copy)
 
 
 def _count_seconds(module: nn.Module, part: str, seconds: dict[str, float]) -> None:
@@ -166,46 +155,53 @@ def _count_seconds(module: nn.Module, part: str, seconds: dict[str, float]) -> N
     module.register_forward_hook(stop)
 
 
-class _Seconds(dict):
-    """A transcriber's seconds, as they are when asked for."""
-
-    def __init__(self, transcriber: Transcriber) -> None:
-        super().__init__(dict.fromkeys(_PARTS, 0.0))
-        self.transcriber = transcriber
-
-    def __getitem__(self, part: str) -> float:
-        return self.transcriber.seconds[part]
-
-
-def _exported(file: Path, dtype: str, threads: int) -> Candidate:
+def _exported(recogniser: Recogniser, file: Path, dtype: str, wave_S: Tensor, threads: int) -> Candidate:
+    """An exported file, its logits held against the dense recogniser's."""
     transcriber = Transcriber(file, threads)
-    return Candidate(
-        "blocksparse", dtype, file, lambda wave_S: transcriber.hear([wave_S])[0], _Seconds(transcriber)
-    )
-
-
-def _check(recogniser: Recogniser, candidate: Candidate, wave_S: Tensor, threads: int) -> None:
-    transcriber = Transcriber(candidate.path, threads)
     with torch.inference_mode():
         expected_TV = recogniser(wave_S[None], [len(wave_S)])[0][0]
         found_TV = transcriber.network([transcriber._features(wave_S)], threads)[0]
     error = float((found_TV - expected_TV).abs().max() / expected_TV.abs().max())
-    if not error <= _LARGEST_ERROR[candidate.dtype]:
-        raise UserError(f"bench: {candidate.path.name}: logits are off by {error:.1%} of the largest")
+    if not error <= _LARGEST_ERROR[dtype]:
+        raise UserError(f"bench: {file.name}: logits are off by {error:.1%} of the largest")
+    return Candidate(
+        "blocksparse",
+        dtype,
+        file,
+        lambda wave_S: transcriber.hear([wave_S])[0],
+        lambda: dict(transcriber.seconds),
+    )
 
 
 def _memory(candidate: Candidate, run: Path, threads: int) -> int:
-    """Peak memory of a process that loads it and hears one utterance, above that before it loads it."""
+    """Bytes by which loading it and transcribing one utterance raise the peak RSS of a new process."""
     path = run if candidate.backend == "torch dense" else candidate.path
-    command = [sys.executable, "-m", "blocksparse_rnn.bench.memory", candidate.backend, str(path)]
-    done = subprocess.run([*command, str(SECONDS), str(threads)], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"bench: {candidate.backend}: {(done.stderr.splitlines() or ['it ended'])[-1]}")
-    return json.loads(done.stdout)
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_growth, candidate.backend, path, threads).result()
 
 
-def _cer(candidate: Candidate, said: list[tuple[Tensor, str]]) -> float:
+def _growth(backend: str, path: Path, threads: int) -> int:
+    torch.set_num_threads(threads)
+    before = _peak_rss()
+    with torch.inference_mode():
+        if backend == "torch dense":
+            recogniser = load_run(path)[1]
+            samples = round(SECONDS * recogniser.features.sample_rate)
+            recogniser.transcribe(torch.randn(1, samples), [samples])
+        else:
+            transcriber = Transcriber(path, threads)
+            transcriber.hear([torch.randn(round(SECONDS * transcriber.features.sample_rate))])
+    return _peak_rss() - before
+
+
+def _peak_rss() -> int:
+    """In bytes, of this process; `getrusage` may give the parent's."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+
+def _cer(candidate: Candidate, speech: list[tuple[Tensor, str]]) -> float:
     counts = ErrorCounts()
-    for wave_S, text in said:
+    for wave_S, text in speech:
         counts.add(text, candidate.hear(wave_S))
     return round(counts.cer, 5)

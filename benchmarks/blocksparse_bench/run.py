@@ -1,4 +1,4 @@
-"""All benchmarks of the runtime, one comparison after the other, each printed as it ends."""
+"""All benchmarks of the runtime, one comparison after the other; each prints its table when it is done."""
 
 import itertools
 import os
@@ -12,35 +12,22 @@ from typing import Any
 
 import torch
 
-from blocksparse_rnn.bench.machine import Machine, measure_machine
-from blocksparse_rnn.bench.models import PAPER_SCALE, time_random_models, time_trained_run
-from blocksparse_rnn.bench.page import models_table
-from blocksparse_rnn.bench.products import Row, time_layers, time_products
-from blocksparse_rnn.bench.report import as_table, write_report, write_rows
-from blocksparse_rnn.bench.rivals import OPTIONAL
+from blocksparse_bench.baselines import OPTIONAL
+from blocksparse_bench.machine import Machine, measure_machine
+from blocksparse_bench.models import PAPER_SCALE, time_random_models, time_trained_run
+from blocksparse_bench.products import Row, time_layers, time_products
+from blocksparse_bench.report import models_table, rows_table, write_report, write_rows
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import create_folder
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runs.provenance import cpu_name
-from blocksparse_rnn.runtime.library import cache_folder, choose_variant, load, native
+from blocksparse_rnn.runtime.library import native
 
-PARTS = ("products", "layers", "models")
 _SHAPES = ((7680, 2560), (1760, 1760))
 _SPARSITIES = (0.8, 0.9, 0.95)
 _BLOCKS = [4, 8, 16, 32]
 _BATCHES = [1, 8, 32]
 _LAYERS = (("gru", 2560), ("rnn", 1760))
-
-
-def compile_runtime() -> None:
-    """Compile the runtime for this processor and say where it lies.
-
-    Raises:
-        UserError: no compiler, or it fails.
-    """
-    variant = choose_variant()
-    load(variant)
-    print(f"runtime: {variant}, in {cache_folder()}")
 
 
 def run_benchmarks(
@@ -56,7 +43,7 @@ def run_benchmarks(
     """Measure, print a table, write what was asked for.
 
     Raises:
-        UserError: no native library to measure, a rival that computes something else, or no permission.
+        UserError: no native library to measure, a baseline that computes something else, or no permission.
     """
     if threads < 1 or seconds <= 0:
         raise UserError("bench: --threads must be 1 or more, --seconds more than 0")
@@ -81,8 +68,8 @@ def run_benchmarks(
         rows += found
         if out is not None:
             paths = write_report(out, machine, _circumstances(threads, seconds), rows)
-        table = models_table(found) if found[0]["op"] == "model" else as_table(found)
-        print(f"\n{table.render('simple')}\n{time.monotonic() - started:.0f} s passed", flush=True)
+        table = models_table(found) if found[0]["op"] == "model" else rows_table(found)
+        print(f"\n{table.render('simple')}\n{time.monotonic() - started:.0f} s in all", flush=True)
     if json is not None:
         write_rows(json, rows)
         paths.append(json)
@@ -128,8 +115,10 @@ def _circumstances(threads: int, seconds: float) -> dict[str, Any]:
             versions[package] = version(package.replace("_", "-"))
         except PackageNotFoundError:
             continue
+    script = sys.argv[0].endswith(".py")
+    program = ["python", os.path.relpath(sys.argv[0])] if script else [sys.argv[0]]
     return {
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": " ".join([*program, *sys.argv[1:]]),
         "device": cpu_name(),
         "threads": threads,
         "seconds": seconds,

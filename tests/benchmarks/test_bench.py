@@ -1,4 +1,4 @@
-"""The benchmark of the runtime: it checks before it measures, and its page says what its rows say."""
+"""The benchmark of the runtime: it checks results before it measures, and its page repeats its rows."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocksparse_rnn.bench import models, products, run
-from blocksparse_rnn.bench.page import bench_page
-from blocksparse_rnn.bench.rivals import Rival
+from blocksparse_bench import models, products, run
+from blocksparse_bench.baselines import Method
+from blocksparse_bench.report import bench_page
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runtime.library import native
 
-COMMITTED = Path(__file__).parent.parent / "results" / "runtime" / "bench.json"
+RESULTS = Path(__file__).parents[2] / "results"
+COMMITTED = sorted(RESULTS.glob("runtime/**/bench.json"))
 FIELDS = {"op", "shape", "backend", "dtype", "block", "batch", "sparsity", "microseconds"}
 RATIOS = {"ratio_to_dense", "ratio_to_torch_bsr", "share_of_limit"}
 
@@ -90,16 +91,16 @@ def test_where_rows_cannot_be_written_nothing_is_measured(tmp_path):
             )
 
 
-def test_a_rival_that_computes_something_else_ends_it(small, tmp_path, monkeypatch):
-    wrong = Rival("wrong", "fp32", lambda: torch.zeros(1, 64))
-    monkeypatch.setattr(products, "sparse_rivals", lambda *_: iter([wrong]))
+def test_a_baseline_that_computes_something_else_ends_it(small, tmp_path, monkeypatch):
+    wrong = Method("wrong", "fp32", lambda: torch.zeros(1, 64))
+    monkeypatch.setattr(products, "sparse_methods", lambda *_: iter([wrong]))
     with pytest.raises(UserError, match="wrong fp32 is off by"):
         measure(tmp_path, "products")
     assert not (tmp_path / "bench.json").exists()
 
 
-def test_the_committed_page_is_what_the_committed_rows_give():
-    if not COMMITTED.is_file():
-        pytest.skip("no results here")
-    page = COMMITTED.with_suffix(".md").read_text(encoding="utf-8")
-    assert page == bench_page(json.loads(COMMITTED.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.parent.relative_to(RESULTS)))
+def test_the_committed_tables_are_what_the_committed_rows_give(path):
+    pages = path.with_suffix(".md").read_text(encoding="utf-8"), bench_page(json.loads(path.read_text()))
+    committed, given = ([line for line in page.splitlines() if line.startswith("|")] for page in pages)
+    assert committed == given

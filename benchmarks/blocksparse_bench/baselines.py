@@ -1,6 +1,6 @@
-"""What else multiplies a sparse or dense matrix with vectors on a CPU. Missing packages are left out.
+"""What else multiplies a sparse or dense matrix by vectors on a CPU. Packages that are not installed are left out.
 
-Each rival is a function of no arguments that returns y (B, O) or something that `as_tensor` makes it from.
+Each baseline computes y (B, O), or what `as_tensor` turns into it. B batch, I inputs, O outputs.
 """
 
 import importlib.util
@@ -21,10 +21,10 @@ from blocksparse_rnn.pruning.blocks import BlockSize
 from blocksparse_rnn.runtime.bsr import DTYPES, BlockSparse
 
 OPTIONAL = ("scipy", "sparse_dot_mkl", "mkl", "openvino", "onnxruntime")
-"""Packages of rivals, installed by `make bench`."""
+"""Packages of baselines, installed by `make bench`."""
 
 
-class Rival(NamedTuple):
+class Method(NamedTuple):
     """A way to compute the product."""
 
     backend: str
@@ -32,12 +32,12 @@ class Rival(NamedTuple):
     work: Callable[[], Any]
 
 
-def dense_rivals(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Rival]:
-    """Those that don't know of zeros."""
+def dense_methods(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Method]:
+    """Those that compute every product."""
     transposed = weight_OI.t()
-    yield Rival("torch dense", "fp32", lambda: x_BI @ transposed)
+    yield Method("torch dense", "fp32", lambda: x_BI @ transposed)
     half, half_x = weight_OI.bfloat16().t(), x_BI.bfloat16()
-    yield Rival("torch dense", "bf16", lambda: half_x @ half)
+    yield Method("torch dense", "bf16", lambda: half_x @ half)
     yield from _torch_int8(weight_OI, x_BI)
     if _has("openvino"):
         yield _openvino(weight_OI, x_BI)
@@ -45,32 +45,32 @@ def dense_rivals(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Rival]:
         yield _onnxruntime(weight_OI, x_BI)
 
 
-def sparse_rivals(weight_OI: Tensor, block: BlockSize, x_BI: Tensor, threads: int) -> Iterator[Rival]:
-    """Those that skip zeros, ours first."""
+def sparse_methods(weight_OI: Tensor, block: BlockSize, x_BI: Tensor, threads: int) -> Iterator[Method]:
+    """Those that skip zeros, blocksparse first."""
     for dtype in DTYPES:
         matrix = BlockSparse.from_dense(weight_OI, block, dtype)
         if dtype == "fp32" or matrix.native_block is not None:
-            yield Rival("blocksparse", dtype, partial(matrix.product, x_BI, threads))
+            yield Method("blocksparse", dtype, partial(matrix.product, x_BI, threads))
     columns_IB = x_BI.t().contiguous()
-    with warnings.catch_warnings(action="ignore"):  # that they are in beta
+    with warnings.catch_warnings(action="ignore"):  # sparse layouts are in beta
         csr = weight_OI.to_sparse_csr()
         bsr = weight_OI.to_sparse_bsr(block) if block[0] > 1 else None
-    yield Rival("torch CSR", "fp32", lambda: (csr @ columns_IB).t())
+    yield Method("torch CSR", "fp32", lambda: (csr @ columns_IB).t())
     if bsr is not None:
-        yield Rival("torch BSR", "fp32", lambda: (bsr @ columns_IB).t())
+        yield Method("torch BSR", "fp32", lambda: (bsr @ columns_IB).t())
     if _has("scipy"):
         from scipy.sparse import csr_array
 
         compressed, columns = csr_array(weight_OI.numpy()), columns_IB.numpy()
-        yield Rival("scipy CSR", "fp32", lambda: (compressed @ columns).T)
+        yield Method("scipy CSR", "fp32", lambda: (compressed @ columns).T)
         if _has("sparse_dot_mkl") and _finds_mkl():
             from sparse_dot_mkl import dot_product_mkl
 
-            yield Rival("MKL CSR", "fp32", lambda: dot_product_mkl(compressed, columns).T)
+            yield Method("MKL CSR", "fp32", lambda: dot_product_mkl(compressed, columns).T)
 
 
 def as_tensor(y: Any) -> Tensor:
-    """A rival's result, float32 (B, O)."""
+    """A method's result, float32 (B, O)."""
     return torch.as_tensor(np.ascontiguousarray(y) if isinstance(y, np.ndarray) else y).float()
 
 
@@ -85,8 +85,8 @@ def _finds_mkl() -> bool:
     return "MKL_RT" in os.environ
 
 
-def _torch_int8(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Rival]:
-    """Dynamic quantisation, which torch is about to drop."""
+def _torch_int8(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Method]:
+    """Dynamic quantisation, which torch has deprecated."""
     try:
         from torch.ao.quantization import quantize_dynamic
 
@@ -96,10 +96,10 @@ def _torch_int8(weight_OI: Tensor, x_BI: Tensor) -> Iterator[Rival]:
             quantised = quantize_dynamic(nn.Sequential(linear).eval(), {nn.Linear}, torch.qint8)
     except (ImportError, RuntimeError):
         return
-    yield Rival("torch dense", "int8", lambda: quantised(x_BI))
+    yield Method("torch dense", "int8", lambda: quantised(x_BI))
 
 
-def _openvino(weight_OI: Tensor, x_BI: Tensor) -> Rival:
+def _openvino(weight_OI: Tensor, x_BI: Tensor) -> Method:
     import openvino
     from openvino import opset13 as ops
 
@@ -108,17 +108,17 @@ def _openvino(weight_OI: Tensor, x_BI: Tensor) -> Rival:
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,  # it would tie the whole process to a core, and every thread after it
+        "ENABLE_CPU_PINNING": False,  # it would pin the whole process, and all its later threads, to one core
     }
     model = openvino.Model([product], [parameter])
-    # Compiling, OpenVINO gives its thread a stack for signals, and frees it one day: then a signal ends the process.
-    with ThreadPoolExecutor(1) as elsewhere:
-        compiled = elsewhere.submit(openvino.Core().compile_model, model, "CPU", settings).result()
+    # OpenVINO gives the thread that compiles a signal stack and later frees it: a signal would end the process.
+    with ThreadPoolExecutor(1) as other_thread:
+        compiled = other_thread.submit(openvino.Core().compile_model, model, "CPU", settings).result()
     request = compiled.create_infer_request()
-    return Rival("OpenVINO dense", "fp32", lambda: request.infer([x_BI.numpy()], share_inputs=True)[0])
+    return Method("OpenVINO dense", "fp32", lambda: request.infer([x_BI.numpy()], share_inputs=True)[0])
 
 
-def _onnxruntime(weight_OI: Tensor, x_BI: Tensor) -> Rival:
+def _onnxruntime(weight_OI: Tensor, x_BI: Tensor) -> Method:
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
@@ -131,4 +131,4 @@ def _onnxruntime(weight_OI: Tensor, x_BI: Tensor) -> Rival:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    return Rival("ONNX Runtime dense", "fp32", lambda: session.run(None, {"x": x_BI.numpy()})[0])
+    return Method("ONNX Runtime dense", "fp32", lambda: session.run(None, {"x": x_BI.numpy()})[0])

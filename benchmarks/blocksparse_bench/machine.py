@@ -1,8 +1,8 @@
-"""What one core of this machine can do at best, measured: arithmetic by number format, reading by size."""
+"""Times on this machine, and what one of its cores can do at best: arithmetic by number format, reading by size."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from blocksparse_rnn.runtime.library import choose_variant, native
 _FORMATS = {"fp32": 0, "bf16": 1, "int8": 2}
 _SIZES_KIB = (16, 128, 256, 1024, 4096, 8192, 16384, 32768, 131072)
 _REPETITIONS = 9
+_WARM, _MEASURED = 0.002, 0.005
+"""Seconds of a turn, without and with measuring; at least one call of each."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Machine:
         """Seconds that a product needs at least, and what sets them: memory, cache or arithmetic.
 
         Args:
-            size: bytes of the weights that are not zero.
+            size: bytes of the nonzero weights.
             operations: multiplications and additions.
             dtype: number format.
         """
@@ -50,7 +52,7 @@ def measure_machine() -> Machine:
     library = native()
     assert library is not None
     operations = {
-        name: _best_rate(lambda rounds, f=number: library.bsr_multiply_rounds(f, rounds), 200_000)  # type: ignore[misc]
+        name: _rate(lambda rounds, f=number: library.bsr_multiply_rounds(f, rounds), 200_000)  # type: ignore[misc]
         for name, number in _FORMATS.items()
     }
     bandwidth = {}
@@ -62,11 +64,11 @@ def measure_machine() -> Machine:
             library.bsr_read_rounds(values.data_ptr(), len(values), rounds)
             return 4.0 * len(values) * rounds
 
-        bandwidth[kib] = _best_rate(read, rounds)
+        bandwidth[kib] = _rate(read, rounds)
     return Machine(choose_variant(), operations, bandwidth)
 
 
-def _best_rate(work: Callable[[int], float], rounds: int) -> float:
+def _rate(work: Callable[[int], float], rounds: int) -> float:
     """Amount per second; the median of several tries."""
     rates = []
     for _ in range(_REPETITIONS):
@@ -74,3 +76,36 @@ def _best_rate(work: Callable[[int], float], rounds: int) -> float:
         amount = work(rounds)
         rates.append(amount / (time.perf_counter() - start))
     return statistics.median(rates)
+
+
+def medians(calls: Mapping[str, Callable[[], object]], seconds: float, least: int = 3) -> dict[str, float]:
+    """Median microseconds of several calls that take turns, so that a noisy machine slows all of them alike.
+
+    In its turn each call runs briefly unmeasured, then measured, so that caches hold what they hold within a
+    sequence, not what the call before left in them.
+
+    Args:
+        calls: name -> what to time.
+        seconds: for all calls together.
+        least: rounds at least, however long they take.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < least or time.perf_counter() < end:
+        for name, call in calls.items():
+            _times(call, _WARM)
+            taken[name] += _times(call, _MEASURED)
+        rounds += 1
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def _times(call: Callable[[], object], seconds: float) -> list[float]:
+    """Microseconds of each repetition."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(1e6 * (time.perf_counter() - start))
+    return times
