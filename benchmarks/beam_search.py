@@ -25,7 +25,7 @@ from blocksparse_rnn.runs.provenance import cpu_name
 from blocksparse_rnn.speech.beam import BeamDecoder
 from blocksparse_rnn.speech.greedy import GreedyDecoder
 from blocksparse_rnn.speech.metrics import ErrorCounts
-from blocksparse_rnn.training.train import build_recogniser
+from blocksparse_rnn.training.recogniser import build_recogniser
 
 DISCOUNT = 0.5
 

@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ from blocksparse_rnn.data.shards import Shards, write_shards
 from blocksparse_rnn.pruning.prunable import count_parameters
 from blocksparse_rnn.runs.provenance import cpu_name
 from blocksparse_rnn.speech.alphabet import Alphabet
-from blocksparse_rnn.training.train import build_recogniser
+from blocksparse_rnn.training.recogniser import build_recogniser
 
 HOP = 0.01  # seconds
 GPU_FLOPS = 989e12  # dense bf16 of an H100 SXM, as its data sheet says

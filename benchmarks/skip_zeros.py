@@ -26,8 +26,8 @@ from blocksparse_rnn.models.layers import GRULayer, RNNLayer
 from blocksparse_rnn.pruning.blocks import block_max, scale_blocks_
 from blocksparse_rnn.pruning.prunable import prunable_matrices
 from blocksparse_rnn.runs.provenance import cpu_name
+from blocksparse_rnn.training.recogniser import build_recogniser
 from blocksparse_rnn.training.skip_zeros import skip_nothing, skip_zeros
-from blocksparse_rnn.training.train import build_recogniser
 from sparsifier_step import BATCH, SECONDS, random_batch
 
 WIDTHS = {"layer": (440, 640, 880, 1280, 1760), "step": (440, 880, 1760)}

@@ -21,8 +21,7 @@ from blocksparse_rnn.config.build import build_sparsifiers
 from blocksparse_rnn.config.compose import compose_settings
 from blocksparse_rnn.data.datamodule import Batch
 from blocksparse_rnn.runs.provenance import cpu_name
-from blocksparse_rnn.training.recogniser import Recogniser
-from blocksparse_rnn.training.train import build_recogniser
+from blocksparse_rnn.training.recogniser import Recogniser, build_recogniser
 
 SECONDS, BATCH, FREQ = 4.0, 32, 5
 LIMIT = 0.02

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from blocksparse_bench.machine import medians
@@ -27,8 +26,7 @@ from blocksparse_rnn.pruning.prunable import count_zeros, prunable_matrices
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runtime.bsr import DTYPES
 from blocksparse_rnn.speech.metrics import ErrorCounts
-from blocksparse_rnn.training.recogniser import Recogniser
-from blocksparse_rnn.training.train import build_recogniser
+from blocksparse_rnn.training.recogniser import Recogniser, build_recogniser
 
 PAPER_SCALE = (("gru", 2560), ("rnn", 1760), ("rnn", 2560))
 """Cell and width of the models with random weights and blocks, at the paper's scale."""
@@ -46,7 +44,7 @@ class Candidate(NamedTuple):
     backend: str
     dtype: str
     path: Path
-    hear: Callable[[Tensor], str]
+    transcribe: Callable[[Tensor], str]
     seconds: Callable[[], dict[str, float]]
     """Part -> seconds spent in it so far."""
 
@@ -79,8 +77,7 @@ def write_random_run(path: Path, overrides: list[str], block: int, sparsity: flo
         as_grid(matrix.weight.data, (block, block)).mul_(kept_RC[:, None, :, None])
         matrix.weight.data /= (1 - sparsity) ** 0.5
     run = RunFolder(path)
-    run.checkpoints.mkdir(parents=True)
-    (run.path / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    run.create(settings)
     torch.save({"state_dict": recogniser.state_dict()}, run.best)
 
 
@@ -98,7 +95,9 @@ def _rows(run: Path, name: str, seconds: float, threads: int, errors: bool) -> I
             export_run(run, file, dtype)
             candidates.append(_exported(recogniser, file, dtype, wave_S, threads))
         before = [c.seconds() for c in candidates]
-        times = medians({c.dtype + c.backend: partial(c.hear, wave_S) for c in candidates}, seconds, least=2)
+        times = medians(
+            {c.dtype + c.backend: partial(c.transcribe, wave_S) for c in candidates}, seconds, least=2
+        )
         after = [c.seconds() for c in candidates]
         dense = times[candidates[0].dtype + candidates[0].backend]
         for candidate, taken, start, end in zip(candidates, times.values(), before, after, strict=True):
@@ -138,10 +137,10 @@ def _dense(run: Path, recogniser: Recogniser) -> Candidate:
             _count_seconds(module, part, seconds)
 
     @torch.inference_mode()
-    def hear(wave_S: Tensor) -> str:
+    def transcribe(wave_S: Tensor) -> str:
         return recogniser.transcribe(wave_S[None], [len(wave_S)])[0]
 
-    return Candidate("torch dense", "fp32", RunFolder(run).best, hear, seconds.copy)
+    return Candidate("torch dense", "fp32", RunFolder(run).best, transcribe, seconds.copy)
 
 
 def _count_seconds(module: nn.Module, part: str, seconds: dict[str, float]) -> None:
@@ -168,7 +167,7 @@ def _exported(recogniser: Recogniser, file: Path, dtype: str, wave_S: Tensor, th
         "blocksparse",
         dtype,
         file,
-        lambda wave_S: transcriber.hear([wave_S])[0],
+        lambda wave_S: transcriber.transcribe_waves([wave_S])[0],
         lambda: dict(transcriber.seconds),
     )
 
@@ -190,7 +189,7 @@ def _growth(backend: str, path: Path, threads: int) -> int:
             recogniser.transcribe(torch.randn(1, samples), [samples])
         else:
             transcriber = Transcriber(path, threads)
-            transcriber.hear([torch.randn(round(SECONDS * transcriber.features.sample_rate))])
+            transcriber.transcribe_waves([torch.randn(round(SECONDS * transcriber.features.sample_rate))])
     return _peak_rss() - before
 
 
@@ -203,5 +202,5 @@ def _peak_rss() -> int:
 def _cer(candidate: Candidate, speech: list[tuple[Tensor, str]]) -> float:
     counts = ErrorCounts()
     for wave_S, text in speech:
-        counts.add(text, candidate.hear(wave_S))
+        counts.add(text, candidate.transcribe(wave_S))
     return round(counts.cer, 5)

@@ -1,5 +1,7 @@
 """Each transform, and augmentation that is the same for any number of workers and after a resume."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import soundfile
@@ -127,7 +129,8 @@ def test_an_utterance_changes_from_epoch_to_epoch_but_not_with_workers_or_ranks(
             augment=augment,
         )
         loader = data.train_dataloader()
-        loader.batch_sampler.sampler.set_epoch(number)
+        sampler: Any = loader.batch_sampler
+        sampler.sampler.set_epoch(number)
         untouched = list(data.val_dataloader())
         assert all(pitch(b.wave_BS[0][: b.samples[0]]) == pytest.approx(500, abs=2) for b in untouched)
         return {f: w for b in loader for f, w in zip(b.files, b.wave_BS, strict=True)}

@@ -178,7 +178,7 @@ def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(written, world
     files: list[str] = []
     for rank in range(world):
         data = loaded(usable(written[0]), batch=6, workers=2)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
         files += (file for batch in data.train_dataloader() for file in batch.files)
     assert len(files) == len(set(files)) == 23
 

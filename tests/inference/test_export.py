@@ -270,14 +270,21 @@ def test_a_failed_export_leaves_the_old_file(exported, tmp_path):
     assert path.read_bytes() == exported.read_bytes()
 
 
-def test_sizes_are_those_of_the_file(tmp_path):
+@pytest.mark.parametrize(("dtype", "width", "scales"), [("fp32", 4, 0), ("bf16", 2, 0), ("int8", 1, 4)])
+def test_sizes_count_every_weight_index_and_scale(tmp_path, dtype, width, scales):
     model = pruned_model("rnn")
     parameters = sum(p.numel() for p in model.parameters())
-    for dtype in TOLERANCE:
-        network = as_network(model, FEATURES, (4, 4), dtype)
-        write_network(tmp_path / "m", network, dtype, {}, {})
-        found = sizes(network, parameters, dtype, (tmp_path / "m").stat().st_size)
-        tensors = safetensors.torch.load_file(tmp_path / "m")
-        assert sum(t.nbytes for t in tensors.values()) == found.block_sparse
-        assert found.indices == tensors["block_columns"].nbytes + tensors["row_pointers"].nbytes
-        assert f"{parameters * 4 / 1e6:.3f} MB" in describe(tmp_path / "m", network, found)
+    network = as_network(model, FEATURES, (4, 4), dtype)
+    found = sizes(write_network(tmp_path / "m", network, dtype, {}, {}), parameters, 10**6)
+    matrices = [*(m for layer in network.recurrent for m in layer.matrices), network.fc_HH]
+    rows, blocks = sum(m.shape[0] for m in matrices), sum(len(m.columns_N) for m in matrices)
+    dense = [*(c.weight_OCFT for c in network.convolutions), network.output_VH]
+    rest = width * sum(w.numel() for w in dense) + scales * (rows + sum(map(len, dense)))
+    rest += 4 * sum(p.numel() for name, p in model.named_parameters() if name.endswith("norm.bias"))
+    rest += 4 * OUTPUTS
+    assert found.indices == 2 * blocks + 4 * (rows // 4 + 1)
+    assert found.block_sparse == 16 * width * blocks + found.indices + rest
+    nonzero = sum(int(m.values_NRC.count_nonzero()) for m in matrices)
+    assert found.csr == (width + 2) * nonzero + 4 * (rows + 1) + rest
+    assert found.dense_fp32 == 4 * parameters
+    assert f"{parameters * 4 / 1e6:.3f} MB" in describe(tmp_path / "m", network, found)

@@ -68,7 +68,7 @@ def check_export(run, folder):
     for dtype, width in WIDTHS.items():
         network, sizes = export_run(run, folder / dtype, dtype)
         transcriber = Transcriber(folder / dtype)
-        heard = [text for wave in waves for text in transcriber.hear([wave])]
+        heard = [text for wave in waves for text in transcriber.transcribe_waves([wave])]
         if dtype == "fp32":
             assert heard == expected
         assert abs(cer(heard, references) - cer(expected, references)) <= MOST_CHANGE[dtype]

@@ -147,9 +147,9 @@ def test_a_stream_gives_the_text_of_the_file(exported, audio, chunk):
 def test_a_long_file_is_streamed_to_the_same_text(exported, audio, monkeypatch):
     transcriber = Transcriber(exported)
     wave = torch.cat([load_audio(file, RATE) for file in audio])
-    whole = transcriber.hear([wave])
+    whole = transcriber.transcribe_waves([wave])
     monkeypatch.setattr("blocksparse_rnn.inference.transcriber._LONG_SECONDS", 0.7)
-    assert transcriber.hear([wave]) == whole
+    assert transcriber.transcribe_waves([wave]) == whole
 
 
 def held(thing, seen):
@@ -275,7 +275,7 @@ def test_closed_standard_input_is_one_line(exported, monkeypatch):
 def test_what_is_no_row_of_floats_is_one_line(exported, wave):
     transcriber = Transcriber(exported)
     with pytest.raises(UserError, match=r"a waveform is one row of floats in \[-1, 1\], not \("):
-        transcriber.hear([torch.zeros(RATE), wave])
+        transcriber.transcribe_waves([torch.zeros(RATE), wave])
     with pytest.raises(UserError, match="a waveform is one row of floats"):
         transcriber.stream().feed(wave)
 

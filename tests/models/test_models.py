@@ -8,7 +8,7 @@ from blocksparse_rnn.cli.summary import summarise
 from blocksparse_rnn.config.compose import compose_settings
 from blocksparse_rnn.models.deepspeech2 import DeepSpeech2
 from blocksparse_rnn.models.layers import GRULayer, RNNLayer, pack
-from blocksparse_rnn.models.recurrence import gru_forward, rnn_backward, rnn_forward
+from blocksparse_rnn.models.recurrence import gru_forward, rnn
 
 LENGTHS = [5, 4, 2]  # sorted from long to short, as packed sequences are
 MINI = [
@@ -51,20 +51,20 @@ def gru_step(weight: Tensor):
     return step
 
 
-@pytest.mark.parametrize(("core", "reverse"), [(rnn_forward, False), (rnn_backward, True)])
-def test_clipped_rnn_equals_a_plain_loop_and_its_gradient_is_right(core, reverse):
+@pytest.mark.parametrize("reverse", [False, True])
+def test_clipped_rnn_equals_a_plain_loop_and_its_gradient_is_right(reverse):
     torch.manual_seed(0)
     a, batch_sizes = packed_example(4)
     weight = (2 * torch.randn(4, 4, dtype=torch.float64)).requires_grad_()
     expected = loop(lambda x, h: (x + weight @ h).clamp(0, 20), a, batch_sizes, 4, reverse)
-    torch.testing.assert_close(core(a, weight, batch_sizes), expected)
-    assert torch.autograd.gradcheck(lambda x, u: core(x, u, batch_sizes), (a, weight))
+    torch.testing.assert_close(rnn(a, weight, batch_sizes, reverse), expected)
+    assert torch.autograd.gradcheck(lambda x, u: rnn(x, u, batch_sizes, reverse), (a, weight))
 
 
 def test_relu_clips_at_20():
     a = torch.full((3, 1), 15.0, dtype=torch.float64)
     weight = torch.ones(1, 1, dtype=torch.float64)
-    assert rnn_forward(a, weight, [1, 1, 1]).flatten().tolist() == [15, 20, 20]
+    assert rnn(a, weight, [1, 1, 1], False).flatten().tolist() == [15, 20, 20]
 
 
 def test_gru_equals_a_plain_loop_and_its_gradient_is_right():

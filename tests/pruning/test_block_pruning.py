@@ -13,7 +13,8 @@ from blocksparse_rnn.pruning.blocks import block_max, expand
 from blocksparse_rnn.pruning.prunable import count_zeros
 from blocksparse_rnn.pruning.schedule import CubicSchedule
 from blocksparse_rnn.pruning.sparsifier import DenseWeights
-from blocksparse_rnn.training.train import build_recogniser, train
+from blocksparse_rnn.training.recogniser import build_recogniser
+from blocksparse_rnn.training.train import train
 
 CUBIC = CubicSchedule(start_epoch=1, end_frac=0.5, freq=5)
 

@@ -13,7 +13,8 @@ from blocksparse_rnn.pruning.group_lasso import GroupLasso
 from blocksparse_rnn.pruning.sparsifier import Context
 from blocksparse_rnn.runs.checkpoint_files import load_weights
 from blocksparse_rnn.runs.folder import RunFolder
-from blocksparse_rnn.training.train import build_recogniser, train
+from blocksparse_rnn.training.recogniser import build_recogniser
+from blocksparse_rnn.training.train import train
 
 
 def lasso(**changes) -> GroupLasso:

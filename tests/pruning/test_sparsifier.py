@@ -12,7 +12,8 @@ from blocksparse_rnn.pruning.prunable import count_zeros
 from blocksparse_rnn.runs.checkpoint_files import load_weights
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.runs.identity import identity, run_name
-from blocksparse_rnn.training.train import build_recogniser, train
+from blocksparse_rnn.training.recogniser import build_recogniser
+from blocksparse_rnn.training.train import train
 
 SPARSE = ["block=4", "target_sparsity=0.75", "schedule.freq=1", "trainer.max_epochs=6", "trainer.log_every=1"]
 

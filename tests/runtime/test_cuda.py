@@ -92,21 +92,16 @@ def test_a_graph_serves_all_sequences_of_its_bucket_and_keeps_nothing_of_the_las
 
 
 def test_a_gru_goes_on_from_its_state(device):
-    x, sizes = packed_frames([6, 6, 6], 8)
     w, u = (matrix(24, 8, (4, 4), "fp32", seed, device)[1] for seed in (1, 2))
-    bias, state, x = torch.randn(24, device=device), torch.zeros(3, 8, device=device), x.to(device)
-    whole = gru_layer(w, u, bias, x, sizes)
-    parts = [gru_layer(w, u, bias, piece, sizes[:3], state) for piece in x.split(9)]
+    bias = torch.randn(24, device=device)
+    x, sizes = packed_frames([6, 6, 6], 8)
+    whole, state = gru_layer(w, u, bias, x.to(device), sizes), torch.zeros(3, 8, device=device)
+    parts = [gru_layer(w, u, bias, piece, sizes[:3], state) for piece in x.to(device).split(9)]
     torch.testing.assert_close(torch.cat(parts), whole)
     torch.testing.assert_close(state, whole[-3:])
-
-
-def test_the_state_of_an_utterance_is_that_after_its_own_end(device):
     x, sizes = packed_frames([5, 2, 1], 8)
-    w, u = (matrix(24, 8, (4, 4), "fp32", seed, device)[1] for seed in (1, 2))
-    state = torch.ones(3, 8, device=device)
-    hidden = gru_layer(w, u, torch.zeros(24, device=device), x.to(device), sizes, state)
-    torch.testing.assert_close(state, hidden[[7, 4, 2]])
+    hidden = gru_layer(w, u, bias, x.to(device), sizes, state)
+    torch.testing.assert_close(state, hidden[[7, 4, 2]])  # each utterance's after its own end
 
 
 def test_relu_clips_and_keeps_nan(device):

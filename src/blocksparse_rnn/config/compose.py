@@ -68,7 +68,9 @@ def read_command(arguments: list[str]) -> Command:
     ordered = [*(argument for argument in arguments if argument not in parsed.overrides), *parsed.overrides]
     if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
         return Command(ordered, [], parsed.multirun, hydra=True)
-    if parsed.config_dir == "sweeps" and not Path("sweeps").is_dir():  # of an installed package, in any folder
+    if (
+        parsed.config_dir == "sweeps" and not Path("sweeps").is_dir()
+    ):  # of an installed package, in any folder
         parsed.config_dir = str(SWEEPS)
         ordered = [parsed.config_dir if argument == "sweeps" else argument for argument in ordered]
     if parsed.config_dir is not None and not Path(parsed.config_dir).is_dir():

@@ -99,9 +99,9 @@ def export_run(path: str | Path, out: Path, dtype: str = "fp32") -> tuple[Networ
     }
     statistics = {"features.mean": recogniser.features.mean_F, "features.std": recogniser.features.std_F}
     create_folder(out.parent)
-    write_network(out, network, dtype, about, statistics)
+    tensors = write_network(out, network, dtype, about, statistics)
     total = count_parameters(recogniser.model, settings.prunable).total
-    return network, sizes(network, total, dtype, out.stat().st_size)
+    return network, sizes(tensors, total, out.stat().st_size)
 
 
 def run_network(settings: Settings, recogniser: Recogniser, dtype: str = "fp32") -> Network:
@@ -170,29 +170,17 @@ def fold(weight: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     return scaled.float(), bias_O.float()
 
 
-def sizes(network: Network, parameters: int, dtype: str, file: int) -> Sizes:
-    """Bytes of a network.
-
-    Args:
-        network: the network.
-        parameters: of its dense model.
-        dtype: number format of its weights.
-        file: bytes of its file.
-    """
-    width = DTYPES[dtype].itemsize
-    matrices = [*(m for layer in network.recurrent for m in layer.matrices), network.fc_HH]
-    dense = [*(c.weight_OCFT for c in network.convolutions), network.output_VH]
-    biases = [*(c.bias_O for c in network.convolutions), *(r.bias_O for r in network.recurrent)]
-    biases += [network.fc_bias_H, network.output_bias_V]
-    rest = sum(w.numel() for w in dense) * width + 4 * sum(map(len, biases))
-    if dtype == "int8":  # scales of rows
-        rest += 4 * (sum(m.shape[0] for m in matrices) + sum(map(len, dense)))
-    nonzero = sum(int(m.values_NRC.count_nonzero()) for m in matrices)
-    indices = 4 + sum(2 * len(m.columns_N) + 4 * (len(m.row_pointer) - 1) for m in matrices)
+def sizes(tensors: dict[str, Tensor], parameters: int, file: int) -> Sizes:
+    """Sizes of a network with these tensors in its file, and of its dense model with this many parameters."""
+    blocks, pointers = tensors["blocks"], tensors["row_pointers"]
+    block_sparse = sum(tensor.nbytes for tensor in tensors.values())
+    indices = tensors["block_columns"].nbytes + pointers.nbytes
+    rows = (len(pointers) - 1) * blocks.shape[1]
+    csr = int(blocks.count_nonzero()) * (blocks.itemsize + 2) + 4 * (rows + 1)
     return Sizes(
         dense_fp32=4 * parameters,
-        csr=nonzero * (width + 2) + 4 * (1 + sum(m.shape[0] for m in matrices)) + rest,
-        block_sparse=sum(m.values_NRC.numel() for m in matrices) * width + indices + rest,
+        csr=block_sparse - blocks.nbytes - indices + csr,
+        block_sparse=block_sparse,
         indices=indices,
         file=file,
     )

@@ -88,16 +88,16 @@ class Transcriber:
         Raises:
             UserError: it can't be read.
         """
-        return self.hear([self._wave(Source(Path(file)))])[0]
+        return self.transcribe_waves([self._wave(Source(Path(file)))])[0]
 
     def transcribe(self, sources: Sequence[Source]) -> Iterator[Transcript]:
         """Transcripts in order, computed in batches; one that can't be read has a `problem` instead of a text."""
         for batch in _batches(self._load(sources)):
-            texts = iter(self.hear([wave for _, wave in batch if wave is not None]))
+            texts = iter(self.transcribe_waves([wave for _, wave in batch if wave is not None]))
             for transcript, wave in batch:
                 yield transcript if wave is None else replace(transcript, text=next(texts))
 
-    def hear(self, waves: Sequence[Tensor]) -> list[str]:
+    def transcribe_waves(self, waves: Sequence[Tensor]) -> list[str]:
         """Texts of waveforms (S,) in [-1, 1], sampled at `features.sample_rate`.
 
         Raises:

@@ -62,34 +62,28 @@ def rnn_both(
     batch_sizes: list[int],
     products: tuple[MakeProduct, MakeProduct] = (Dense, Dense),
 ) -> Tensor:
-    """The sum of `rnn_forward` with one matrix and `rnn_backward` with the other."""
+    """The sum of `rnn` forward in time with one matrix and backward in time with the other."""
     forward, backward = products
-    hidden_NH = rnn_forward(a_NH, weight_HH, batch_sizes, forward)
-    return hidden_NH + rnn_backward(a_NH, reverse_HH, batch_sizes, backward)
+    hidden_NH = rnn(a_NH, weight_HH, batch_sizes, False, forward)
+    return hidden_NH + rnn(a_NH, reverse_HH, batch_sizes, True, backward)
 
 
-def rnn_forward(
-    a_NH: Tensor, weight_hh_HH: Tensor, batch_sizes: list[int], product: MakeProduct = Dense
+def rnn(
+    a_NH: Tensor, weight_HH: Tensor, batch_sizes: list[int], reverse: bool, product: MakeProduct = Dense
 ) -> Tensor:
-    """h_t = clip(a_t + U h_{t-1}) from the first frame to the last, h before the first being 0.
+    """h_t = clip(a_t + U h_{t-1}), or with h_{t+1} if `reverse`; each utterance's initial h is 0.
 
     Args:
         a_NH: input part of every frame, packed.
-        weight_hh_HH: recurrent matrix U.
+        weight_HH: recurrent matrix U.
         batch_sizes: rows of each time step, never growing.
+        reverse: from each utterance's last frame to its first.
         product: how to multiply with U.
 
     Returns:
         Hidden states, packed like the input (N, H).
     """
-    return _ClippedRNN.apply(a_NH, weight_hh_HH, batch_sizes, False, product)
-
-
-def rnn_backward(
-    a_NH: Tensor, weight_hh_HH: Tensor, batch_sizes: list[int], product: MakeProduct = Dense
-) -> Tensor:
-    """The same from each utterance's last frame to its first: h_t = clip(a_t + U h_{t+1})."""
-    return _ClippedRNN.apply(a_NH, weight_hh_HH, batch_sizes, True, product)
+    return _ClippedRNN.apply(a_NH, weight_HH, batch_sizes, reverse, product)
 
 
 def gru_forward(

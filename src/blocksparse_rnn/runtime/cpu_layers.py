@@ -44,25 +44,16 @@ def gru_layer(
     Raises:
         UserError: shapes that don't fit, tensors on a GPU, threads below 1.
     """
-    hidden = weight_GH.shape[1]
     check_layer(weight_GI, (weight_GH,), 3, bias_G, x_NI, batch_sizes, state_BH)
     check_native(threads, bias_G, x_NI, *([] if state_BH is None else [state_BH]))
     if not _are_native(weight_GI, weight_GH):
         return _torch_gru(weight_GI.product(x_NI) + bias_G, weight_GH, list(batch_sizes), state_BH)
-    x_NI, bias_G = x_NI.float().contiguous(), bias_G.float().contiguous()
-    state = None if state_BH is None else state_BH.float().contiguous()
-    sizes = torch.tensor(batch_sizes, dtype=torch.int32)
-    out_NH = torch.empty(len(x_NI), hidden)
-    library = native()
-    assert library is not None
-    check_memory(
-        library.bsr_gru(
-            *(weight_GI.handle, weight_GH.handle, bias_G.data_ptr(), threads, len(sizes), sizes.data_ptr()),
-            *(x_NI.data_ptr(), None if state is None else state.data_ptr(), out_NH.data_ptr()),
-        )
-    )
-    if state_BH is not None and state is not state_BH:
-        state_BH.copy_(state)  # type: ignore[arg-type]
+    if state_BH is None:
+        return _native_layer("bsr_gru", (weight_GI, weight_GH), bias_G, x_NI, batch_sizes, threads, None)
+    state = state_BH.float().contiguous()
+    matrices = (weight_GI, weight_GH)
+    out_NH = _native_layer("bsr_gru", matrices, bias_G, x_NI, batch_sizes, threads, state.data_ptr())
+    state_BH.copy_(state)
     return out_NH
 
 
@@ -96,16 +87,27 @@ def rnn_layer(
     check_native(threads, bias_H, x_NI)
     if not _are_native(weight_HI, weight_HH, reverse_HH):
         return _torch_rnn(weight_HI.product(x_NI) + bias_H, weight_HH, reverse_HH, list(batch_sizes))
-    x_NI, bias_H = x_NI.float().contiguous(), bias_H.float().contiguous()
+    return _native_layer("bsr_rnn", (weight_HI, weight_HH, reverse_HH), bias_H, x_NI, batch_sizes, threads)
+
+
+def _native_layer(
+    function: str,
+    matrices: Sequence[BlockSparse],
+    bias_O: Tensor,
+    x_NI: Tensor,
+    batch_sizes: Sequence[int],
+    threads: int,
+    *state: int | None,
+) -> Tensor:
+    """Call a layer of `bsr.cpp`; a GRU also takes a pointer to its state, or None."""
+    x_NI, bias_O = x_NI.float().contiguous(), bias_O.float().contiguous()
     sizes = torch.tensor(batch_sizes, dtype=torch.int32)
-    out_NH = torch.empty(len(x_NI), weight_HH.shape[0])
-    library = native()
-    assert library is not None
+    out_NH = torch.empty(len(x_NI), matrices[1].shape[1])
+    handles = (matrix.handle for matrix in matrices)
+    step_sizes = (len(sizes), sizes.data_ptr())
+    call = getattr(native(), function)
     check_memory(
-        library.bsr_rnn(
-            *(weight_HI.handle, weight_HH.handle, reverse_HH.handle, bias_H.data_ptr(), threads),
-            *(len(sizes), sizes.data_ptr(), x_NI.data_ptr(), out_NH.data_ptr()),
-        )
+        call(*handles, bias_O.data_ptr(), threads, *step_sizes, x_NI.data_ptr(), *state, out_NH.data_ptr())
     )
     return out_NH
 

@@ -49,7 +49,7 @@ class Export(NamedTuple):
 
 def write_network(
     path: Path, network: Network, dtype: str, about: dict[str, Any], others: dict[str, Tensor]
-) -> None:
+) -> dict[str, Tensor]:
     """Write a network.
 
     Args:
@@ -58,6 +58,9 @@ def write_network(
         dtype: fp32, bf16 or int8, also of convolutions and output layer; biases stay fp32.
         about: anything else for the reader, written as JSON.
         others: further tensors for the reader.
+
+    Returns:
+        The network's tensors, as written.
 
     Raises:
         UserError: no permission, no space.
@@ -74,13 +77,13 @@ def write_network(
         "strides": [c.stride for c in network.convolutions],
         "matrices": {name: m.shape for name, m in matrices.items()},
     }
-    tensors |= others
     metadata = {"format": FORMAT, "version": str(VERSION)}
     metadata |= {"network": _compact(described), "about": _compact(about)}
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    metadata[_CHECKSUM] = _checksum(tensors, metadata)
+    written = {name: tensor.contiguous() for name, tensor in (tensors | others).items()}
+    metadata[_CHECKSUM] = _checksum(written, metadata)
     with durable_file(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+        file.write(safetensors.torch.save(written, metadata))
+    return tensors
 
 
 def read_network(path: Path) -> Export:
