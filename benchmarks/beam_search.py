@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from blocksparse_rnn.config.schema import read_settings
 from blocksparse_rnn.data.datamodule import SpeechData
 from blocksparse_rnn.runs.checkpoint_files import load_weights
 from blocksparse_rnn.runs.folder import RunFolder
@@ -74,7 +75,7 @@ def decode(logits: list, decoder) -> tuple[ErrorCounts, float]:
 @torch.inference_mode()
 def logits_of(run: Path, split: str) -> list:
     """Logits of a split of the corpus that a run was trained on."""
-    settings = RunFolder.existing(run).settings()
+    settings = read_settings(RunFolder.existing(run))
     recogniser = build_recogniser(settings).eval()
     recogniser.load_state_dict(load_weights(RunFolder.existing(run).best))
     data = SpeechData(
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    settings = RunFolder.existing(arguments.run).settings()
+    settings = read_settings(RunFolder.existing(arguments.run))
     dev, test = logits_of(arguments.run, "dev"), logits_of(arguments.run, "test")
     with tempfile.TemporaryDirectory() as folder:
         arpa = Path(folder) / "words.arpa"

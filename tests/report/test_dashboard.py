@@ -59,8 +59,9 @@ def opened(browser):
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda m: complaints.extend([m.text] if m.type == "error" else []))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
+        page.on("pageerror", lambda error: complaints.extend([str(error)]))
+        page.on("dialog", lambda _: complaints.extend(["dialog"]))
+        page.on("dialog", lambda dialog: dialog.dismiss())
         page.goto(path.as_uri())
         return page
 
