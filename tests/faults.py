@@ -1,11 +1,11 @@
-"""Breaks trainings and sweeps for real, runs the same command again, and compares with undisturbed ones.
+"""Injects faults into trainings and sweeps, reruns the command, and compares the results with undisturbed ones.
 
-make faults                                        # 50 kills over a sweep of 6 points, and everything else
-python tests/faults.py --short                     # a few minutes
-python tests/faults.py --only kills --kills 20     # one kind alone
-python tests/faults.py --out results/faults.json   # also write what happened
+make faults                                        # 50 kills over a sweep of 6 runs, and all other faults
+python tests/faults.py --short                     # a few minutes: what no other test injects
+python tests/faults.py --only kills --kills 20     # faults of one kind
+python tests/faults.py --out results/faults.json   # also write the table to a file
 
-A fault counts as recovered when what it hit ends with the same bits as without it, and as lost otherwise.
+A fault counts as recovered when the rerun ends with the same bits as an undisturbed run, and as lost otherwise.
 The faults are random; --seed repeats their choice, not their moments, which depend on the machine.
 """
 
@@ -44,7 +44,7 @@ PATIENCE = 600.0
 
 @dataclass
 class Outcome:
-    """What became of one kind of fault."""
+    """How often one kind of fault was injected, recovered and lost."""
 
     fault: str
     injected: int = 0
@@ -95,15 +95,15 @@ class Bench:
         return [sys.executable, TRAIN, *sweep, *base, f"outputs={outputs}", *settings]
 
     def start(self, command: list[str], **more: str) -> subprocess.Popen:
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         pipes["stdout"] = log
-        process = subprocess.Popen(command, env=self.environment | more, text=True, **pipes)  # type: ignore[call-overload]
+        process = subprocess.Popen(command, env=self.environment | more, text=True, **pipes)
         process.log = log
         return process
 
     def undisturbed(self, *options: str) -> Path:
-        """Outputs of a command that nothing happened to."""
+        """Outputs of a command without faults."""
         if options not in self._undisturbed:
             outputs = self.folder / f"undisturbed-{len(self._undisturbed)}"
             finish(self.start(self.command(outputs, *options)))
@@ -114,15 +114,15 @@ class Bench:
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
 
 
-def said(process: Any) -> str:
+def output(process: Any) -> str:
     process.log.seek(0)
     return process.log.read()
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
-    """Wait for a program that is expected to end in a certain way."""
+    """Wait for the end of a program, and check its exit code; returns its output."""
     process.wait(PATIENCE)
-    text = said(process)
+    text = output(process)
     if process.returncode != code:
         raise AssertionError(f"exit code {process.returncode} where {code} was expected:\n{text[-3000:]}")
     return text
@@ -133,13 +133,15 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> Any:
     end = time.monotonic() + PATIENCE
     while not (found := condition()):
         if time.monotonic() > end or process.poll() is not None:
-            raise AssertionError(f"waited in vain; exit code {process.returncode}:\n{said(process)[-3000:]}")
+            raise AssertionError(
+                f"waited in vain; exit code {process.returncode}:\n{output(process)[-3000:]}"
+            )
         time.sleep(0.02)
     return found
 
 
 def differences(mine: Path, other: Path) -> list[str]:
-    """What is not the same bits in two folders of runs."""
+    """Differences in bits between the runs of two folders."""
     names = sorted(path.parent.name for path in other.glob("*/result.json"))
     found = []
     for name in names:
@@ -181,17 +183,17 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-# The faults. Each hits something, runs the same command again where that is needed, and compares.
+# The faults. Each injects something, reruns the command if needed, and compares.
 
 
-def kills(bench: Bench, count: int, points: tuple[str, ...], every: float | None) -> Iterator[Outcome]:
+def kills(bench: Bench, count: int, runs: tuple[str, ...], every: float | None) -> Iterator[Outcome]:
     """kill -9 of a job, of the sweep, or of all at once like a power cut, at random moments."""
-    options = ("-m", *points, "launcher.slots=2", "launcher.max_attempts=1000")
+    options = ("-m", *runs, "launcher.slots=2", "launcher.max_attempts=1000")
     began = time.monotonic()
     undisturbed = bench.undisturbed(*options)
     whole = time.monotonic() - began
     expected = len(list(undisturbed.glob("*/result.json")))
-    # So long that some jobs get further, so short that all are hit.
+    # Long enough for some jobs to make progress, short enough to hit all.
     mean = every or max(4.0, 0.25 * whole * 2 / expected)
     done, victims, round_ = 0, {"job": 0, "sweep": 0, "everything": 0}, 0
     lost: list[str] = []
@@ -239,18 +241,18 @@ def kills(bench: Bench, count: int, points: tuple[str, ...], every: float | None
         for log in outputs.glob("*/stdout.log"):
             repeated += log.read_text(errors="replace").count(": test CER ") > 1
     note = ", ".join(f"{n} of {'a ' if v == 'job' else ''}{v}" for v, n in victims.items())
-    note += f"; {round_} x {expected} points ended, {len(lost)} not the same bits, {repeated} done twice"
+    note += f"; {round_} x {expected} runs ended, {len(lost)} with other bits, {repeated} done twice"
     yield Outcome(
-        f"kill -9 over a sweep of {expected} points", done, done - len(lost), len(lost) + repeated, note
+        f"kill -9 over a sweep of {expected} runs", done, done - len(lost), len(lost) + repeated, note
     )
     for problem in lost:
         print(f"  lost: {problem}")
 
 
-def signals(bench: Bench, names: tuple[str, ...]) -> Iterator[Outcome]:
-    """SIGTERM, once and twice, and Ctrl-C: saved, the right exit code, and the same end."""
+def signals(bench: Bench) -> Iterator[Outcome]:
+    """SIGTERM, once and twice, and Ctrl-C: a checkpoint, the exit code of the signal, and the same bits after a rerun."""
     undisturbed = bench.undisturbed()
-    for name in names:
+    for name in ("SIGTERM", "SIGTERM twice", "Ctrl-C"):
         sent = [signal.SIGINT if name == "Ctrl-C" else signal.SIGTERM] * (2 if "twice" in name else 1)
         outputs = bench.fresh("signal")
         process = bench.start(bench.command(outputs))
@@ -270,7 +272,7 @@ def compared(fault: str, outputs: Path, undisturbed: Path, note: str) -> Outcome
 
 
 def damaged(bench: Bench) -> Iterator[Outcome]:
-    """The last checkpoint loses bits or its end after a kill."""
+    """Flipped bits in the last checkpoint, or its end cut off, after a kill."""
     undisturbed = bench.undisturbed()
     for name in ("last checkpoint with flipped bits", "last checkpoint cut off", "both checkpoints damaged"):
         outputs = bench.fresh("damaged")
@@ -288,7 +290,7 @@ def damaged(bench: Bench) -> Iterator[Outcome]:
             content[middle] ^= 0xFF
             file.write_bytes(content[:middle] if "cut" in name else content)
         text = finish(bench.start(bench.command(outputs)))
-        yield compared(name, outputs, undisturbed, "" if "is damaged (" in text else "it did not say so")
+        yield compared(name, outputs, undisturbed, "" if "is damaged (" in text else "no message")
 
 
 def full_disk(bench: Bench) -> Iterator[Outcome]:
@@ -310,11 +312,7 @@ def full_disk(bench: Bench) -> Iterator[Outcome]:
                 filler.write(b"x" * 4096)
         text = finish(process, 2)
         (disk / "filler").unlink()
-        note = (
-            ""
-            if "No space left on device" in text and "Traceback" not in text
-            else "it did not say so in a line"
-        )
+        note = "" if "No space left on device" in text and "Traceback" not in text else "no one-line message"
         finish(bench.start(bench.command(outputs)))
         yield compared("full disk", outputs, undisturbed, note)
     finally:
@@ -341,7 +339,7 @@ def read_only(bench: Bench) -> Iterator[Outcome]:
         text = finish(process, 2)
     finally:
         subprocess.run([*open_, str(last.parent)], check=True)
-    note = "" if "error: cannot write" in text and "Traceback" not in text else "it did not say so in a line"
+    note = "" if "error: cannot write" in text and "Traceback" not in text else "no one-line message"
     finish(bench.start(bench.command(outputs)))
     yield compared("read-only folder", outputs, undisturbed, note)
 
@@ -365,7 +363,7 @@ def no_network(bench: Bench) -> Iterator[Outcome]:
 
 
 def killed_worker(bench: Bench) -> Iterator[Outcome]:
-    """kill -9 of a process that loads audio; the sweep tries the point again."""
+    """kill -9 of a process that loads audio; the sweep tries the job again."""
     options = ("-m", "seed=1", "launcher.max_attempts=3", "workers=2")
     undisturbed = bench.undisturbed(*options)
     outputs = bench.fresh("worker")
@@ -380,7 +378,7 @@ def killed_worker(bench: Bench) -> Iterator[Outcome]:
 
 
 def killed_rank(bench: Bench) -> Iterator[Outcome]:
-    """kill -9 of one of two ranks; the job ends in time, and the sweep tries the point again."""
+    """kill -9 of one of two ranks; the job ends in time, and the sweep tries it again."""
     options = (
         "-m",
         "seed=1",
@@ -433,7 +431,7 @@ def killed_corpus(bench: Bench) -> Iterator[Outcome]:
 
 
 def resumed_start(bench: Bench) -> Iterator[Outcome]:
-    """How long a run that goes on takes to its first new step; nothing is broken."""
+    """Seconds from the start of a resumed run to its first new step; no fault is injected."""
     outputs = bench.fresh("start")
     process = bench.start(bench.command(outputs))
     [last] = wait_for(lambda: list(outputs.glob("*/checkpoints/last.ckpt")), process)
@@ -450,12 +448,14 @@ def resumed_start(bench: Bench) -> Iterator[Outcome]:
 
 
 def main() -> None:
-    """Inject what was asked for, and exit with 1 if something was lost."""
+    """Inject the chosen faults, and exit with 1 if a run was lost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--short", action="store_true", help="fewer kills, two points, not all kinds: a few minutes"
+        "--short",
+        action="store_true",
+        help="6 kills over two runs, and only what no other test injects: a few minutes",
     )
     parser.add_argument("--kills", type=int, help="number of kill -9 over the sweep (50, short: 6)")
     parser.add_argument("--every", type=float, help="mean seconds between two kills (as the machine allows)")
@@ -466,12 +466,11 @@ def main() -> None:
     arguments = parser.parse_args()
     count = arguments.kills or (6 if arguments.short else 50)
     epochs = arguments.epochs or (8 if arguments.short else 40)
-    points = ("sparsifier=none,bp",) if arguments.short else ("sparsifier=none,bp,glp", "seed=1,2")
-    sent = ("SIGTERM twice",) if arguments.short else ("SIGTERM", "SIGTERM twice", "Ctrl-C")
-    long_only = ("damaged", "killed_rank", "killed_corpus", "resumed_start")
+    runs = ("sparsifier=none,bp",) if arguments.short else ("sparsifier=none,bp,glp", "seed=1,2")
+    long_only = ("signals", "damaged", "killed_rank", "killed_corpus", "resumed_start")
     kinds: dict[str, Callable[[Bench], Iterator[Outcome]]] = {
-        "kills": lambda bench: kills(bench, count, points, arguments.every),
-        "signals": lambda bench: signals(bench, sent),
+        "kills": lambda bench: kills(bench, count, runs, arguments.every),
+        "signals": signals,
         "damaged": damaged,
         "full_disk": full_disk,
         "read_only": read_only,

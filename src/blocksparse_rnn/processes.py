@@ -1,20 +1,19 @@
-"""Child processes that do a run: jobs of a sweep, ranks of a training. None outlives whoever started it."""
+"""Child processes that do a run: jobs of a sweep, ranks of a training. None outlives the process that started it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 
 from blocksparse_rnn.files import SOURCE
-from blocksparse_rnn.signals import SIGNALS
 
 _STDIN_IS_PARENT = "BLOCKSPARSE_STDIN_IS_PARENT"
-"""Environment variable of a child: its standard input is a pipe that closes when whoever started it dies."""
+"""Environment variable of a child: its standard input is a pipe that closes when its parent ends."""
 
 
 def job_command(run: Path) -> list[str]:
@@ -22,8 +21,8 @@ def job_command(run: Path) -> list[str]:
     return [sys.executable, "-m", "blocksparse_rnn.cli.job", str(run)]
 
 
-def environment_of_jobs() -> dict[str, str]:
-    """This process's environment, in which a child imports the same package."""
+def job_environment() -> dict[str, str]:
+    """This process's environment, with a PYTHONPATH from which a child imports the same package."""
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path}
 
@@ -33,8 +32,8 @@ class Child:
 
     Args:
         command: program and arguments.
-        environment: all of it.
-        log: file to which its output is added; None for the output of this process.
+        environment: all of its variables.
+        log: file to which its output is appended; None to print where this process prints.
 
     Raises:
         OSError: the log can't be written, or there is no more memory or process.
@@ -47,10 +46,10 @@ class Child:
             self._process = subprocess.Popen(
                 command,
                 env={**environment, _STDIN_IS_PARENT: "1"},
-                stdin=subprocess.PIPE,  # closes when we die, whatever kills us
+                stdin=subprocess.PIPE,  # closes when this process ends, even by SIGKILL
                 stdout=file,
                 stderr=file,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
+                start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
             )
 
     @property
@@ -62,68 +61,51 @@ class Child:
         return self._process.poll()
 
     def send_signal(self, number: int) -> None:
-        """Ask it to end; nothing where it has ended."""
+        """Send a signal; does nothing once it has ended."""
         self._process.send_signal(number)
 
-    def kill(self) -> None:
-        """End it now."""
-        self._process.kill()
-
     def close(self) -> None:
-        """Wait until a process that ends has ended, and let go of its pipe."""
+        """Wait for its end, and close its pipe."""
         self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
 
+    def output(self) -> str:
+        """What it has printed; empty without a log, or if somebody removed it."""
+        try:
+            return self.log.read_bytes()[self._log_begin :].decode(errors="replace") if self.log else ""
+        except OSError:
+            return ""
+
     def failure_reason(self) -> str:
-        """Why it failed: the signal that ended it, or the line of its log that says it best; empty without any."""
+        """Why it failed: its exit code and its last error message, else its last line; or the signal that ended it."""
         code = self.poll() or 0
         if code < 0:
-            return f"was killed by {signal.Signals(-code).name}" + (
-                " (out of memory?)" if -code == signal.SIGKILL else ""
-            )
-        if self.log is None:
-            return ""
-        try:
-            output = self.log.read_bytes()[self._log_begin :].decode(errors="replace")
-        except OSError as error:  # somebody removed the run's folder
-            return f"ended with exit code {code}; its log can't be read ({error.strerror})"
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"killed by {signal.Signals(-code).name}{hint}"
+        lines = [line.strip() for line in self.output().splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        crashes = [line for line in lines if line.startswith("Fatal Python error")]  # long lists follow it
-        return [*errors[-1:], *crashes[:1], *lines[-1:], "it said nothing"][0].removeprefix("error: ")
+        # Torch puts the rank before each line of a traceback.
+        last = [re.sub(r"^(error|\[rank\d+\]): ", "", line) for line in (errors or lines)[-1:]]
+        return ": ".join([f"exit code {code}", *last])
 
 
 def end_all(children: Iterable[Child]) -> None:
-    """Kill what still runs, and wait for its end."""
+    """Kill those that still run, and wait for the end of all."""
     children = list(children)
     for child in children:
-        child.kill()
+        child.send_signal(signal.SIGKILL)
     for child in children:
         child.close()
 
 
-@contextmanager
-def signals_to(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Within it, `handler` gets what asks this process to end; in the main thread alone, as Python has it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
 def end_with_parent() -> None:
-    """In a child: leave at once when the pipe on standard input closes, since whoever started it was killed.
+    """In a child: exit at once when the pipe on standard input closes, since the parent has been killed.
 
-    What is on disk stays whole, and the next start resumes from it.
+    The files on disk stay whole, and the next start resumes from them.
     """
     if not os.environ.pop(_STDIN_IS_PARENT, None):
-        return  # started by hand, where any pipe is somebody else's
+        return  # started by hand: a closed standard input means nothing
 
     def watch() -> None:
         while os.read(0, 1024):

@@ -1,20 +1,21 @@
-"""Being asked to end: SIGTERM of a scheduler, SIGUSR2 of SLURM, Ctrl-C.
+"""Signals that ask a program to end: SIGTERM of a scheduler, SIGUSR2 of SLURM, SIGINT of Ctrl-C.
 
-A training that is asked ends after its next step, once what it learnt is on disk; before and after
-the training itself there is nothing to save, and it ends at once.
+A training ends after the step that it computes, once its checkpoint is on disk. Before and after the training
+there is nothing to save, and it ends at once.
 """
 
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Stopped(BaseException):
-    """Ends a program on a signal. No error, and nothing that handles errors may swallow it.
+    """Ends a program on a signal. It is no error, so `except Exception` doesn't catch it.
 
     Args:
         number: the signal.
@@ -26,28 +27,38 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
+@contextmanager
+def signals_to(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Within it, `handler` gets `SIGNALS`. Only in the main thread: Python allows handlers nowhere else."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 class StopRequests:
-    """Listens to signals while it is entered."""
+    """Handles signals while it is entered."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
         """The first signal while `deferring`."""
         self.deferring = False
-        """Whether a training looks at `asked` after every step."""
-        self._before: dict[int, Any] = {}
+        """Whether a training checks `asked` after every step."""
+        self._handled = signals_to(self._on_signal)
 
     def __enter__(self) -> "StopRequests":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in SIGNALS}
-            for number in SIGNALS:
-                signal.signal(number, self._on_signal)
+        self._handled.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(kind, error, trace)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self.deferring:
@@ -58,4 +69,4 @@ class StopRequests:
             print(f"\n{signal.Signals(number).name}: saving after this step{again}", file=sys.stderr)
         elif number == signal.SIGINT:
             raise Stopped(number)
-        # Another SIGTERM changes nothing: what is being written must get to its end.
+        # Another SIGTERM changes nothing: the checkpoint that is being written must get to its end.

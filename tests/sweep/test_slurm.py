@@ -16,7 +16,7 @@ from blocksparse_rnn.config.compose import CONF
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.sweep.live_table import SweepTable
 from blocksparse_rnn.sweep.plan import plan, run_sweep
-from blocksparse_rnn.sweep.slurm import Element, _look
+from blocksparse_rnn.sweep.slurm import Element, _poll
 
 submitit = pytest.importorskip("submitit")
 TRAIN = str(CONF.parent / "src" / "train.py")
@@ -34,15 +34,13 @@ def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_points_are_array_jobs_and_pruned_ones_wait_for_their_dense_runs(
-    tone_settings, tmp_path, monkeypatch
-):
+def test_runs_are_array_jobs_and_pruned_ones_wait_for_their_dense_runs(tone_settings, tmp_path, monkeypatch):
     fake_slurm(tmp_path / "bin", monkeypatch)
     options = ["launcher=slurm", "launcher.partition=fast", "trainer.devices=2", "launcher.mem_gb=32"]
     options += ["launcher.jobs_at_once=1"]
-    points = [tone_settings(*options, f"sparsifier={s}", f"seed={n}") for n in (0, 1) for s in ("bp", "none")]
+    runs = [tone_settings(*options, f"sparsifier={s}", f"seed={n}") for n in (0, 1) for s in ("bp", "none")]
     submitted: dict = {}
-    slurm, jobs = points[0].launcher.build(), plan(points)
+    slurm, jobs = runs[0].launcher.build(), plan(runs)
     slurm._submit(jobs[:2], submitted, SweepTable(4))
     slurm._submit(jobs[2:], submitted, SweepTable(4))
     files = sorted(
@@ -64,9 +62,9 @@ def test_points_are_array_jobs_and_pruned_ones_wait_for_their_dense_runs(
     assert all((job.run.path / "config.yaml").is_file() for job in jobs)
 
 
-def test_a_pruned_point_begins_only_with_the_result_of_its_dense_one(tone_settings, monkeypatch):
+def test_a_pruned_run_begins_only_with_the_result_of_its_dense_one(tone_settings, monkeypatch):
     monkeypatch.setattr("submitit.helpers.TorchDistributedEnvironment", MagicMock)
-    monkeypatch.setattr("blocksparse_rnn.sweep.slurm._speak_into", lambda log: None)
+    monkeypatch.setattr("blocksparse_rnn.sweep.slurm._redirect_output", lambda log: None)
     monkeypatch.setattr("blocksparse_rnn.training.train.train", lambda settings, run: {"cer": 0.5})
     dense, pruned = plan([tone_settings(f"sparsifier={s}") for s in ("none", "bp")])
     pruned.run.create(pruned.settings)
@@ -79,14 +77,14 @@ def test_a_pruned_point_begins_only_with_the_result_of_its_dense_one(tone_settin
 
 def test_what_another_process_has_is_waited_for(tone_settings, tmp_path, monkeypatch):
     fake_slurm(tmp_path / "bin", monkeypatch)
-    points = [tone_settings("launcher=slurm", f"sparsifier={s}") for s in ("none", "bp")]
+    runs = [tone_settings("launcher=slurm", f"sparsifier={s}") for s in ("none", "bp")]
     monkeypatch.setattr("blocksparse_rnn.sweep.slurm._LOCK_PATIENCE", 0)
-    slurm, jobs = points[0].launcher.build(), plan(points)
+    slurm, jobs = runs[0].launcher.build(), plan(runs)
     with jobs[0].run.lock():
         slurm._submit(jobs[:1], {}, SweepTable(2))
         assert jobs[0].state == "busy"
     slurm._submit(jobs[1:], {}, SweepTable(2))
-    assert jobs[0].problem == "another process left it unfinished; the same command goes on"
+    assert jobs[0].problem == "another process left it unfinished; rerun the command to resume"
     assert jobs[1].problem == f"needs q of {jobs[0].name}, which failed"
 
 
@@ -94,9 +92,9 @@ def test_what_an_earlier_job_of_the_same_command_trains_is_not_failed(tone_setti
     [job] = plan([tone_settings()])
     refused = MagicMock(done=lambda: True, job_id="17_0")
     with job.run.lock():
-        _look(job, refused)
+        _poll(job, refused)
         assert job.state == "busy"
-    _look(job, refused)
+    _poll(job, refused)
     assert (job.state, job.problem) == ("failed", "job 17_0 ended with no result")
 
 
@@ -126,8 +124,8 @@ def command(tones: dict[str, Path], tmp_path: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_sweep_through_submitit_with_two_processes_a_point(tones, tmp_path):
-    # q of the pruned point is that of the dense one, which so has ended before.
+def test_a_sweep_through_submitit_with_two_processes_a_run(tones, tmp_path):
+    # q of the pruned run is that of the dense one, which so has ended before.
     schedule = ["trainer.max_epochs=4", "schedule.freq=2", "schedule.end_frac=0.8"]
     sweep = command(tones, tmp_path, "sparsifier=none,bp", "trainer.devices=2", *schedule)
     done = subprocess.run(sweep, capture_output=True, text=True, timeout=400)

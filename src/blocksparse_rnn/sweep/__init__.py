@@ -1,4 +1,4 @@
-"""Sweeps: the plan, slots on this machine, SLURM, the live table, and what Hydra calls of them.
+"""Sweeps: the plan, the launchers `slots` (this machine) and `slurm`, the live table, the runs of a Hydra sweeper.
 
 May import training and what lies below it.
 """

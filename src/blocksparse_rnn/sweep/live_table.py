@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a table on a terminal, a line for every change elsewhere."""
+"""What a running sweep prints: a live table on a terminal, else a line for each change."""
 
 import sys
 import time
@@ -46,27 +46,27 @@ class SweepTable:
             self.live.stop()
 
     def show(self, jobs: list[Job]) -> None:
-        """Bring what is shown up to date."""
+        """Show each change of state; on a terminal, update the table."""
         changed = [job for job in jobs if self._states.get(job.run.path) != job.state]
         for job in changed:
             self._note(job)
             if not self.live:
-                print(f"{_clock()} {job.state:8} {job.name}{_words(job)}", flush=True)
+                print(f"{_clock()} {job.state:8} {job.name}{_details(job)}", flush=True)
         if self.live and (changed or time.monotonic() - self._shown_at > _REFRESH_SECONDS):
             self._shown_at = time.monotonic()
             self.live.update(self._table(jobs), refresh=True)
 
     def report(self, jobs: list[Job]) -> None:
-        """Say at the end what failed, and how to do it again."""
+        """Print at the end why jobs failed, and how to repeat each."""
         for job in jobs:
             if job.state == "failed":
                 print(f"{job.state}: {job.run.path}: {job.problem}", file=sys.stderr)
                 if job.log.is_file():
                     print(
-                        f"  its log: {job.log}; again: python -m blocksparse_rnn.cli.job {job.run.path}",
+                        f"  log: {job.log}; repeat: python -m blocksparse_rnn.cli.job {job.run.path}",
                         file=sys.stderr,
                     )
-        if not self.live:  # on a terminal it stands below the table
+        if not self.live:  # on a terminal the summary is below the table
             print(self._summary(jobs))
 
     def _note(self, job: Job) -> None:
@@ -78,11 +78,11 @@ class SweepTable:
 
     def _table(self, jobs: list[Job]) -> Table:
         table = Table(caption=self._summary(jobs), caption_justify="left")
-        for heading in ("point", "state", "epoch", "CER %", "sparsity %", "left"):
-            table.add_column(heading, justify="left" if heading in ("point", "state") else "right")
-        room = max(5, self.console.height - 8)
-        # Of many points those that move are worth the space.
-        shown = sorted(jobs, key=lambda job: ("running", "failed", "busy").count(job.state) == 0)[:room]
+        for heading in ("run", "state", "epoch", "CER %", "sparsity %", "time left"):
+            table.add_column(heading, justify="left" if heading in ("run", "state") else "right")
+        rows = max(5, self.console.height - 8)
+        # Of many jobs, show those whose state changes.
+        shown = sorted(jobs, key=lambda job: ("running", "failed", "busy").count(job.state) == 0)[:rows]
         for job in jobs:
             if job in shown:
                 state = f"[{_COLOURS.get(job.state, 'dim')}]{job.state}"
@@ -105,7 +105,7 @@ class SweepTable:
         )
 
     def _seconds_left(self, jobs: list[Job]) -> float:
-        """Of the running jobs by what they say, of the waiting ones by what the finished took."""
+        """Running jobs report it; a waiting job takes as long as the mean of the finished ones."""
         running = [float(_status(job).get("seconds_left") or 0) for job in jobs if job.state == "running"]
         waiting = sum(job.state == "waiting" for job in jobs)
         if waiting and not self._took:
@@ -134,9 +134,9 @@ def _figures(job: Job) -> tuple[str, str, str, str]:
 
 def _status(job: Job) -> dict[str, Any]:
     status = job.run.status()
-    if job.child is None:  # on another machine
+    if job.child is None:  # SLURM runs it
         return status
-    # What an earlier process left there says nothing of the one that runs now, or of its first rank.
+    # An earlier process may have left it; the one that runs now is the child, or its first rank.
     return status if job.child.pid in (status.get("pid"), status.get("parent")) else {}
 
 
@@ -144,7 +144,7 @@ def _percent(value: float | None, digits: int) -> str:
     return "" if value is None else f"{100 * value:.{digits}f}"
 
 
-def _words(job: Job) -> str:
+def _details(job: Job) -> str:
     if job.problem:
         return f": {job.problem}"
     result = job.run.result() if job.state == "finished" else None

@@ -1,7 +1,7 @@
-"""What a sweep has to do: its jobs in the order in which they start.
+"""The jobs of a sweep, in the order in which they start.
 
-Only a result.json means that a run is done, never an exit code, so that the same command resumes a sweep
-wherever it was left, whatever ended it.
+A run is finished only when it has a result.json, whatever the exit code was. So rerunning the command resumes a
+sweep, however it ended.
 """
 
 from collections.abc import Iterable
@@ -18,12 +18,12 @@ from blocksparse_rnn.runs.identity import needs_dense, same_network, same_recipe
 
 @dataclass
 class Job:
-    """One run of a sweep, and how far it is."""
+    """A run of a sweep, and its state."""
 
     settings: Settings
     run: RunFolder
     state: str = "waiting"
-    """waiting, running, finished, failed, busy (another process has it: waited for) or dropped (never begun)."""
+    """waiting, running, finished, failed, busy (another process works on it: waited for) or dropped (the sweep ended first)."""
     after: list["Job"] = field(default_factory=list)
     """Dense runs that finish before this one starts."""
     attempts: int = 0
@@ -49,28 +49,28 @@ class Job:
         return self.run.path / "stdout.log"
 
     def fail(self, problem: str) -> None:
-        """It has no result, and won't get one."""
+        """Give up; `problem` is shown in the report."""
         self.state, self.problem = "failed", problem
 
     def fail_with_dense(self) -> None:
-        """Fail where a dense run did: without it q would come from other weights, and nobody would notice."""
+        """Fail if a dense run did, since q would be taken from other weights unnoticed."""
         for dense in self.after:
             if self.state == "waiting" and dense.state == "failed":
                 self.fail(f"needs q of {dense.name}, which failed")
 
     def leave_to_others(self) -> None:
-        """Another process works on this run: wait for what comes of it."""
+        """Wait for the process that works on this run."""
         self.state, self.problem = "busy", "another process is working on this run"
 
 
 def run_sweep(runs: list[Settings]) -> int:
-    """Do all runs and report, with the launcher that the first of them names.
+    """Do all runs with the launcher of the first, and report.
 
     Returns:
         The exit code: 0, 1 where a run failed, 128 and its number after a signal.
 
     Raises:
-        UserError: the launcher can't work here, or the output folder can't be written.
+        UserError: the launcher can't run them here, or the output folder can't be written.
     """
     return runs[0].launcher.build().run(plan(runs))
 
@@ -94,7 +94,7 @@ def plan(runs: Iterable[Settings]) -> list[Job]:
 
 
 def show_plan(runs: Iterable[Settings]) -> None:
-    """Print what would happen to each run; writes nothing."""
+    """Print what a sweep would do with each run, and its size; writes nothing."""
     for job in plan(runs):
         if job.state == "finished":
             action = "skip"
@@ -106,7 +106,7 @@ def show_plan(runs: Iterable[Settings]) -> None:
 
 
 def _parameters(settings: Settings) -> str:
-    """How many parameters a model will have, and how many of them nonzero if it has a target."""
+    """Parameters of the model, and the nonzero ones if it has a target sparsity."""
     counts = count_parameters(build_shapes(settings), settings.prunable)
     share = settings.target_sparsity if hasattr(settings.sparsifier, "block_pruning") else None
     nonzero = "" if share is None else f"{(counts.total - share * counts.prunable) / 1e6:.3f} M nonzero of "

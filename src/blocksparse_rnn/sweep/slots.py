@@ -1,4 +1,4 @@
-"""`launcher=slots`: every run of a sweep is a process of its own, one slot for each GPU or share of a CPU."""
+"""`launcher=slots`: each run of a sweep is a process; a slot is a GPU or a share of the CPU's cores."""
 
 import os
 import signal
@@ -9,8 +9,9 @@ import torch
 
 from blocksparse_rnn.errors import PartlyFailed, RunLocked, UserError, cannot_write
 from blocksparse_rnn.files import cores
-from blocksparse_rnn.processes import Child, end_all, environment_of_jobs, job_command, signals_to
+from blocksparse_rnn.processes import Child, end_all, job_command, job_environment
 from blocksparse_rnn.runs.folder import LOCK_PATIENCE
+from blocksparse_rnn.signals import signals_to
 from blocksparse_rnn.sweep.live_table import SweepTable
 from blocksparse_rnn.sweep.plan import Job
 
@@ -26,18 +27,18 @@ _OF_OTHER_PROCESSES = (
     "TORCHELASTIC_USE_AGENT_STORE",
 )
 _POLL_SECONDS = 0.2
-_PATIENCE = 30.0  # seconds that jobs get to end after a signal
+_PATIENCE = 30.0  # seconds for jobs to end after a signal
 
 
 class Slots:
-    """How a machine is shared out among the jobs of a sweep.
+    """Runs the jobs of a sweep on this machine.
 
     Args:
         slots: jobs at a time; null for one per visible GPU (or per `gpus_per_job` of them), or on a CPU
             one per `threads_per_job` cores.
         gpus_per_job: GPUs that a job gets.
         threads_per_job: cores that a job on a CPU gets where `slots` is null; null for all, one job at a time.
-        max_attempts: times that a run is tried.
+        max_attempts: times that a job is tried.
         fail_fast: whether the first failure ends the sweep.
 
     Raises:
@@ -68,7 +69,7 @@ class Slots:
         self.fail_fast = fail_fast
 
     def run(self, jobs: list[Job]) -> int:
-        """Do all jobs and report; returns the exit code, as `run_sweep` has it.
+        """Run all jobs and report; returns the exit code of `run_sweep`.
 
         Raises:
             UserError: the jobs need more GPUs than there are, or more than a job gets.
@@ -86,7 +87,7 @@ class Slots:
         Raises:
             UserError: there are fewer GPUs than the slots need, or a job needs more than it gets.
         """
-        base = {name: v for name, v in environment_of_jobs().items() if name not in _OF_OTHER_PROCESSES}
+        base = {name: v for name, v in job_environment().items() if name not in _OF_OTHER_PROCESSES}
         gpus = visible_gpus() if devices else []
         if not gpus:
             slots = self.slots or max(1, cores() // (self.threads_per_job or cores()))
@@ -115,7 +116,7 @@ def visible_gpus() -> list[str]:
 
 
 class _Loop:
-    """Starts jobs, watches them and passes signals on."""
+    """Starts jobs, polls them and passes signals on."""
 
     def __init__(self, jobs: list[Job], slots: Slots, environments: list[dict[str, str]]) -> None:
         self.jobs = jobs
@@ -133,16 +134,14 @@ class _Loop:
                     while not all(job.ended for job in self.jobs):
                         if self.signal is not None and self.stop_at is None:
                             self._stop()
-                        self._look_at_busy()
-                        self._collect()
+                        self._poll_busy()
+                        self._poll_running()
                         self._start_ready()
                         self.table.show(self.jobs)
                         time.sleep(_POLL_SECONDS)
                     self.table.show(self.jobs)
             finally:
-                end_all(
-                    job.child for job in self._running() if job.child
-                )  # an error of ours leaves none behind
+                end_all(child for _, child in self._running())  # also after an error in this loop
         self.table.report(self.jobs)
         if self.signal is not None:
             print("stopped; rerun the command to resume")
@@ -150,38 +149,35 @@ class _Loop:
         return 0 if all(job.state == "finished" for job in self.jobs) else PartlyFailed.exit_code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Note it; the loop acts, since a job may be half started just now."""
-        self.hurried = self.signal is not None  # asked again: no more patience
+        """Note it; the loop acts on it, since a job may be half started at this moment."""
+        self.hurried = self.signal is not None  # the second signal: kill without waiting
         self.signal = self.signal or number
 
     def _stop(self) -> None:
-        """Start nothing more, and ask what runs to end."""
+        """Start no more jobs, and send Ctrl-C to the running ones."""
         self.stop_at = time.monotonic() + _PATIENCE
         for job in self.jobs:
             if job.state in ("waiting", "busy"):
                 job.state = "dropped"
-        for job in self._running():
-            assert job.child is not None
-            job.child.send_signal(signal.SIGINT)
+        for _, child in self._running():
+            child.send_signal(signal.SIGINT)
 
-    def _running(self) -> list[Job]:
-        return [job for job in self.jobs if job.state == "running"]
+    def _running(self) -> list[tuple[Job, Child]]:
+        return [(job, job.child) for job in self.jobs if job.state == "running" and job.child]
 
-    def _look_at_busy(self) -> None:
-        """Take back what another process has let go of."""
+    def _poll_busy(self) -> None:
+        """Queue the jobs again that another process no longer works on."""
         for job in self.jobs:
             if job.state == "busy" and not job.run.is_locked():
                 job.state, job.problem, job.locked_since = "waiting", "", None
 
-    def _collect(self) -> None:
-        """Look after the running jobs."""
-        for job in self._running():
-            assert job.child is not None
-            code = job.child.poll()
+    def _poll_running(self) -> None:
+        for job, child in self._running():
+            code = child.poll()
             if code is not None:
-                self._end(job, job.child, code)
+                self._end(job, child, code)
             elif self.stop_at is not None and (self.hurried or time.monotonic() > self.stop_at):
-                job.child.kill()
+                child.send_signal(signal.SIGKILL)
 
     def _end(self, job: Job, child: Child, code: int) -> None:
         child.close()
@@ -191,8 +187,7 @@ class _Loop:
         elif self.stop_at is not None:
             job.state = "dropped"
         elif code == RunLocked.exit_code:
-            # Another sweep's job took it while ours was being loaded, or its sweep wrote the settings just then:
-            # whether it still has it says nothing of what ours has met.
+            # Another sweep locked the run while our job was loading. Even if it no longer does, this was no attempt.
             job.leave_to_others()
             job.attempts -= 1
         elif job.attempts < self.slots.max_attempts:
@@ -203,7 +198,7 @@ class _Loop:
                 self._stop()
 
     def _start_ready(self) -> None:
-        free = set(range(len(self.environments))) - {job.slot for job in self._running()}
+        free = set(range(len(self.environments))) - {job.slot for job, _ in self._running()}
         for job in self.jobs:
             job.fail_with_dense()
             if free and job.state == "waiting" and all(other.ended for other in job.after):
@@ -214,7 +209,9 @@ class _Loop:
 
     def _start(self, job: Job, environment: dict[str, str]) -> None:
         try:
-            with job.run.lock(patience=0):  # the loop looks again, and after other jobs meanwhile
+            with job.run.lock(
+                patience=0
+            ):  # no waiting here: the loop has other jobs to poll, and tries again
                 if job.run.result() is not None:  # another sweep was faster
                     job.state = "finished"
                     return

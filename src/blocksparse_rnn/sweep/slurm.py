@@ -1,7 +1,7 @@
-"""`launcher=slurm`: the points of a sweep as a job array, through submitit; what is preempted goes on by itself.
+"""`launcher=slurm`: the runs of a sweep are a job array of SLURM, submitted with the package submitit (an extra).
 
-SLURM warns a job with SIGUSR2 before its time is up. The training saves, submitit queues the job again,
-and it goes on from there. The package submitit is an extra.
+SLURM sends SIGUSR2 to a job before its time is up. The training saves a checkpoint, submitit queues the job again,
+and the training resumes from the checkpoint.
 """
 
 import os
@@ -14,22 +14,22 @@ from typing import Any, Literal
 
 from blocksparse_rnn.config.schema import read_settings
 from blocksparse_rnn.errors import RunLocked, UserError
-from blocksparse_rnn.processes import environment_of_jobs
+from blocksparse_rnn.processes import job_environment
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.signals import Stopped
 from blocksparse_rnn.sweep.live_table import SweepTable
 from blocksparse_rnn.sweep.plan import Job
 
 _POLL_SECONDS = 2.0
-_LOCK_PATIENCE = 1.0  # seconds for another sweep to write the settings of a point
+_LOCK_PATIENCE = 1.0  # seconds for another sweep to write the settings of a run
 
 
 class Slurm:
-    """How the points of a sweep are submitted, one element of a job array each.
+    """Submits the runs of a sweep, each as one element of a job array.
 
     Args:
-        cluster: `slurm`, or `local`: all at once on this machine, to try it out.
-        hours: time limit of a job; one that needs longer is queued again and goes on.
+        cluster: `slurm`, or `local` to try it out: all at once on this machine.
+        hours: time limit of a job; one that needs longer is queued again and resumes.
         nodes: machines of a job; each runs `trainer.devices` processes.
         cpus_per_task: cores of each process.
         mem_gb: memory on each machine, in GB; null for the cluster's own default.
@@ -38,8 +38,8 @@ class Slurm:
         qos: quality of service, or null.
         constraint: features that a machine must have, or null.
         jobs_at_once: elements of the array that run at a time.
-        warning_seconds: time to save in before a job is ended.
-        requeues: times that a job whose time was up is queued again.
+        warning_seconds: time to save a checkpoint before a job is ended.
+        requeues: times that a job is queued again when its time is up.
 
     Raises:
         UserError: a value is out of its range.
@@ -69,7 +69,7 @@ class Slurm:
             "warning_seconds": warning_seconds,
         }.items():
             if value <= 0:
-                raise UserError(f"launcher.{name}={value}: must be above 0")
+                raise UserError(f"launcher.{name}={value:g}: must be above 0")
         if requeues < 0:
             raise UserError(f"launcher.requeues={requeues}: must not be negative")
         if cluster == "local" and nodes > 1:
@@ -90,14 +90,14 @@ class Slurm:
         }
 
     def run(self, jobs: list[Job]) -> int:
-        """Submit what is left to do and wait for it.
+        """Submit the jobs that are not finished, and wait for them.
 
         Returns:
-            0 when every point is finished, 1 when one failed.
+            0 when every run is finished, 1 when one failed.
 
         Raises:
-            UserError: submitit is not installed, or this is no SLURM machine.
-            Stopped: on Ctrl-C; the jobs stay in the queue.
+            UserError: submitit is not installed, or SLURM isn't.
+            Stopped: on Ctrl-C; the jobs stay in SLURM's queue.
         """
         table = SweepTable(len(jobs))
         submitted: dict[Path, Any] = {}
@@ -110,7 +110,7 @@ class Slurm:
         except KeyboardInterrupt:
             if submitted:
                 print(
-                    f"the jobs stay in the queue; scancel {' '.join(_ids(submitted))} ends them",
+                    f"the jobs stay in the queue; to end them: scancel {' '.join(_ids(submitted))}",
                     file=sys.stderr,
                 )
             raise Stopped(signal.SIGINT) from None
@@ -118,9 +118,9 @@ class Slurm:
         return 0 if all(job.state == "finished" for job in jobs) else 1
 
     def _submit(self, jobs: list[Job], submitted: dict[Path, Any], table: SweepTable) -> None:
-        """Submit some jobs as one array; those that need a dense run's weights begin when it has ended."""
+        """Submit jobs as one array; those that need a dense run's weights begin when it has ended."""
         after = {dense.run.path: dense for job in jobs for dense in job.after}
-        # Neither the local cluster nor a job of somebody else takes part in dependencies.
+        # SLURM can't make a job depend on one of the local cluster, or of another sweep.
         alone = [dense for dense in after.values() if self.cluster == "local" or dense.state == "busy"]
         if alone:
             self._wait(alone, submitted, table)
@@ -144,7 +144,7 @@ class Slurm:
             import submitit
         except ModuleNotFoundError:
             raise UserError("launcher=slurm: needs the package submitit; pip install submitit") from None
-        os.environ["PYTHONPATH"] = environment_of_jobs()["PYTHONPATH"]
+        os.environ["PYTHONPATH"] = job_environment()["PYTHONPATH"]
         folder = outputs.resolve() / ".slurm" / "%j"
         again = {f"{self.cluster}_max_num_timeout": self.requeues}
         try:
@@ -170,7 +170,7 @@ class Slurm:
         while True:
             for job in jobs:
                 if not job.ended:
-                    _look(job, submitted.get(job.run.path))
+                    _poll(job, submitted.get(job.run.path))
             table.show(jobs)
             if all(job.ended for job in jobs):
                 return
@@ -178,7 +178,7 @@ class Slurm:
 
 
 def _prepare(job: Job) -> bool:
-    """Write a point's settings where its job finds them; False where it can't be done now."""
+    """Write the settings into the run's folder for the job to read; False if another process has it or on an error."""
     try:
         with job.run.lock(_LOCK_PATIENCE):
             job.run.create(job.settings)
@@ -190,21 +190,21 @@ def _prepare(job: Job) -> bool:
     return False
 
 
-def _look(job: Job, submitted: Any) -> None:
-    """Bring a job's state up to date. Only a result means that it is done.
+def _poll(job: Job, submitted: Any) -> None:
+    """Update the state of a job. Only a result means that it is finished.
 
     Args:
         job: the job.
-        submitted: what submitit knows of it; None where another process has it.
+        submitted: submitit's job; None if another process works on the run.
     """
-    # First: what it wrote before its end is there then.
+    # Before the result is read, so that a job that has ended has written it.
     ended = submitted.done() if submitted else not job.run.is_locked()
     if job.run.result() is not None:
         job.state, job.problem = "finished", ""
     elif ended and not submitted:
-        job.fail("another process left it unfinished; the same command goes on")
+        job.fail("another process left it unfinished; rerun the command to resume")
     elif ended and job.run.is_locked():
-        job.leave_to_others()  # a job of the same command, given earlier, has it
+        job.leave_to_others()  # a job that the same command submitted earlier works on it
     elif ended:
         job.fail(f"job {submitted.job_id} ended with no result")
     elif job.run.status().get("state") == "running":
@@ -216,10 +216,10 @@ def _ids(submitted: dict[Path, Any]) -> list[str]:
 
 
 class Element:
-    """What each process of a submitted job does: train one run folder.
+    """What each process of a submitted job calls: it trains one run.
 
     Args:
-        job: the point, whose dense ones must be finished when it begins.
+        job: of the run; the dense runs that it needs must be finished when it begins.
     """
 
     def __init__(self, job: Job) -> None:
@@ -232,12 +232,12 @@ class Element:
         from blocksparse_rnn import distributed
         from blocksparse_rnn.training.train import train
 
-        # One process or several, torch finds in its variables which of them this is.
+        # Torch reads its rank from environment variables, with one process too.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         run = RunFolder(self.path)
         if not distributed.rank():
-            _speak_into(run.path / "stdout.log")
-        for dense in map(RunFolder, self.after):  # SLURM waits for their end, however they end
+            _redirect_output(run.path / "stdout.log")
+        for dense in map(RunFolder, self.after):  # SLURM waited for their end, not for their success
             if dense.result() is None:
                 raise SystemExit(f"error: needs q of {dense.path.name}, which has no result")
         queue_again: Callable | Any = signal.getsignal(signal.SIGUSR2)  # submitit's
@@ -250,14 +250,14 @@ class Element:
             raise SystemExit(stopped.exit_code) from None
 
     def checkpoint(self) -> Any:
-        """What submitit queues again: the same, since the run folder knows where to go on."""
+        """What submitit queues again: the same call, which resumes from the checkpoint in the run folder."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def _speak_into(log: Path) -> None:
-    """Add what this process prints to the log in the run's folder, where it is with every launcher."""
+def _redirect_output(log: Path) -> None:
+    """Append the output of this process to the log in the run's folder, where every launcher writes it."""
     with open(log, "ab") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
