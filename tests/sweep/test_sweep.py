@@ -12,12 +12,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 from mistakes import command_line_problems
 from processes import wait_for
 
+from blocksparse_rnn.cli import program, train
 from blocksparse_rnn.config.compose import CONF, read_command, sweep_name
 from blocksparse_rnn.config.grids import grid_overrides
 from blocksparse_rnn.config.schema import Settings
@@ -159,7 +161,7 @@ def test_a_failure_stands_alone_and_is_reported(tone_settings, capsys):
     assert [RunFolder.of(settings).result() is not None for settings in runs] == [True, False, True]
     shown = capsys.readouterr()
     assert f"failed   {failing.path.name}: exit code 1: out of luck" in shown.out
-    assert f"failed: {failing.path}: out of luck" in shown.err
+    assert f"failed: {failing.path}: exit code 1: out of luck" in shown.err
     assert f"repeat: python -m blocksparse_rnn.cli.job {failing.path}" in shown.err
     assert "2 finished, 1 failed" in shown.out
 
@@ -376,14 +378,20 @@ def command(tones, tmp_path):
     return [sys.executable, str(ROOT / "src/train.py"), "-m", *options, *where, *data]
 
 
-def run(command: list[str], *more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*command, *more], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
-    )
+def run(command: list[str], *more: str) -> SimpleNamespace:
+    """Exit code and output of a command. Only the jobs of its sweep are processes of their own."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    given = patch.object(sys, "argv", [*command[1:], *more])
+    with given, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            program.run(train.main)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def planned(command: list[str], *more: str) -> list[list[str]]:
-    """What `dry_run=true` prints, a list of words for each run, without a process of its own."""
+    """What `dry_run=true` prints, a list of words for each run."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         show_plan(read_command([*command[2:], *more]).runs)
