@@ -113,7 +113,7 @@ def test_values_of_slurm_are_checked():
         "data.dev=b",
         "data.test=c",
     ]
-    assert command_line_problems(options) == ["launcher.hours=0: must be above 0"]
+    assert command_line_problems(options) == ["launcher.hours=0.0: must be above 0"]
 
 
 def command(tones: dict[str, Path], tmp_path: Path, *more: str) -> list[str]:

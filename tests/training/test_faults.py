@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     said = capsys.readouterr().out
     assert f"{run.last}: is damaged (" in said
     assert result["resumed"] == (kind != "both")
-    assert ("going on from step 5" in said) == (kind != "both")
+    assert ("resuming from step 5" in said) == (kind != "both")
     assert_same_end(run, undisturbed)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt"]
 
