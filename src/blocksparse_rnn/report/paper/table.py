@@ -1,7 +1,7 @@
 """The paper's table beside ours.
 
 Source: Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural Networks", 2017, table of results.
-The block of its sparse rows is recalled to be 4x4.
+Its sparse rows have blocks of 4x4 (table 2).
 """
 
 from dataclasses import replace
