@@ -1,4 +1,4 @@
-"""Sweeps through submitit: what is submitted, and with its local executor that preempted jobs go on."""
+"""Sweeps through submitit: what is submitted, and with its local executor that preempted jobs resume."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_a_sweep_through_submitit_with_two_processes_a_run(tones, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_queued_again_and_goes_on(tones, tmp_path):
+def test_a_preempted_job_is_queued_again_and_resumes(tones, tmp_path):
     sweep = command(tones, tmp_path, "trainer.max_epochs=60", "seed=3")
     process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     end = time.monotonic() + 200
