@@ -99,7 +99,7 @@ class Bench:
         log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         pipes["stdout"] = log
         process = subprocess.Popen(command, env=self.environment | more, text=True, **pipes)
-        process.log = log
+        process.log = log  # type: ignore[attr-defined]
         return process
 
     def undisturbed(self, *options: str) -> Path:

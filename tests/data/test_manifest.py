@@ -24,7 +24,7 @@ from blocksparse_rnn.data.sampler import WeightedDraws
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs.folder import RunFolder
 from blocksparse_rnn.speech.alphabet import Alphabet
-from blocksparse_rnn.training import train as training
+from blocksparse_rnn.speech.features import Features
 from blocksparse_rnn.training.train import train
 
 SUFFIXES = ["wav", "flac", "ogg", "mp3"]
@@ -279,14 +279,14 @@ def test_a_run_goes_on_when_files_vanish_unless_none_is_left_to_test(
 ):
     copy = tmp_path / "copy"
     shutil.copytree(tones["train"].parent, copy)
-    fit = training._measure_features
+    fit = Features.fit
 
     def tidy_up(*arguments):
         fit(*arguments)
         for name in ("train-3.flac", "dev-0.flac", *(f"test-{i}.flac" for i in range(gone))):
             (copy / name).unlink()
 
-    monkeypatch.setattr("blocksparse_rnn.training.train._measure_features", tidy_up)
+    monkeypatch.setattr(Features, "fit", tidy_up)
     settings = tone_settings(
         *(f"data.{split}={copy / split}.jsonl" for split in tones), "trainer.max_epochs=2"
     )

@@ -213,7 +213,7 @@ def test_a_pruned_matrix_learns_at_the_rate_over_its_density(tone_settings, monk
     given = tone_settings(*options, f"sparsifier.block_pruning.rate_exponent={exponent}")
     model = build_recogniser(given).model
     names = [name for name, _ in model.named_parameters()]
-    pruned = [m.name for m in block_pruning(prunable=given["prunable"]).matrices(model)]
+    pruned = [m.name for m in block_pruning(prunable=given.prunable).matrices(model)]
     train(given)
     assert len(used) == 30
     for shares in used:

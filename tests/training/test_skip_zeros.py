@@ -148,8 +148,10 @@ def test_it_starts_when_pruning_has_ended_and_a_resumed_run_is_the_same_to_the_b
 
 
 def test_the_setting_counts_only_where_something_is_pruned(tone_settings):
-    assert identity(tone_settings("skip_zeros=true")) == identity(tone_settings())
-    assert identity(tone_settings(*SPARSE, "skip_zeros=true")) != identity(tone_settings(*SPARSE))
+    assert identity(tone_settings("skip_zeros=true").plain()) == identity(tone_settings().plain())
+    assert identity(tone_settings(*SPARSE, "skip_zeros=true").plain()) != identity(
+        tone_settings(*SPARSE).plain()
+    )
 
 
 def test_what_cannot_skip_is_one_line(tone_settings, monkeypatch):
