@@ -514,8 +514,8 @@ def main() -> None:
             "cores": os.cpu_count(),
             "torch": torch.__version__,
         }
-        told = {**about, "outcomes": [asdict(outcome) for outcome in outcomes]}
-        arguments.out.write_text(json.dumps(told, indent=2) + "\n")
+        table = {**about, "outcomes": [asdict(outcome) for outcome in outcomes]}
+        arguments.out.write_text(json.dumps(table, indent=2) + "\n")
     if total[2]:
         sys.exit(1)
 

@@ -22,7 +22,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
-    """Look again and again until a condition holds."""
+    """Poll until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

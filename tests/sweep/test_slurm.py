@@ -1,4 +1,4 @@
-"""Sweeps through submitit: what is submitted, and with its local executor that preempted jobs go on."""
+"""Sweeps through submitit: what is submitted, and with its local executor that preempted jobs resume."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def test_values_of_slurm_are_checked():
         "data.dev=b",
         "data.test=c",
     ]
-    assert command_line_problems(options) == ["launcher.hours=0.0: must be above 0"]
+    assert command_line_problems(options) == ["launcher.hours=0: must be above 0"]
 
 
 def command(tones: dict[str, Path], tmp_path: Path, *more: str) -> list[str]:
@@ -138,7 +138,7 @@ def test_a_sweep_through_submitit_with_two_processes_a_run(tones, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_queued_again_and_goes_on(tones, tmp_path):
+def test_a_preempted_job_is_queued_again_and_resumes(tones, tmp_path):
     sweep = command(tones, tmp_path, "trainer.max_epochs=60", "seed=3")
     process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     end = time.monotonic() + 200

@@ -31,7 +31,7 @@ from blocksparse_rnn.sweep.plan import Job, plan, run_sweep, show_plan
 from blocksparse_rnn.sweep.slots import Slots
 
 ROOT = CONF.parent
-# A stand-in for a training: notes its environment and when it ran, then does as its run folder is told.
+# A stand-in for a training: notes its environment and when it ran, then succeeds or fails as a file in its run folder says.
 CHILD = """
 import json, os, pathlib, sys, time
 run = pathlib.Path(sys.argv[1])
@@ -112,13 +112,13 @@ def test_each_of_eight_gpus_has_one_job_at_a_time(tone_settings, monkeypatch, gp
     base = tone_settings("trainer.accelerator=auto", f"launcher.gpus_per_job={gpus_per_job}")
     runs = with_seeds(base, 16)
     assert run_with(runs, stub) == 0
-    told = notes(runs)
-    assert len(told) == 16
-    assert {note["rank"] for note in told} == {None}
-    assert all(len(note["gpus"].split(",")) == gpus_per_job for note in told)
-    assert len({note["gpus"] for note in told}) == slots_at_once
-    for i, note in enumerate(told):
-        for later in told[i + 1 :]:
+    attempts = notes(runs)
+    assert len(attempts) == 16
+    assert {note["rank"] for note in attempts} == {None}
+    assert all(len(note["gpus"].split(",")) == gpus_per_job for note in attempts)
+    assert len({note["gpus"] for note in attempts}) == slots_at_once
+    for i, note in enumerate(attempts):
+        for later in attempts[i + 1 :]:
             if set(note["gpus"].split(",")) & set(later["gpus"].split(",")):
                 assert later["started"] >= note["ended"]
 
@@ -419,10 +419,10 @@ def test_a_sweep_runs_to_the_end_and_again_skips_everything(command, tmp_path):
     first = run(command, *sweep)
     assert first.returncode == 0, first.stderr
     assert "3 finished" in first.stdout
-    told = {path.parent.name: json.loads(path.read_text()) for path in results(tmp_path)}
-    dense = next(name for name in told if "dense" in name)
-    assert {r.get("q_source") for r in told.values()} == {None, f"dense run {dense}"}
-    assert len({r["sweep"] for r in told.values()}) == 1
+    trained = {path.parent.name: json.loads(path.read_text()) for path in results(tmp_path)}
+    dense = next(name for name in trained if "dense" in name)
+    assert {r.get("q_source") for r in trained.values()} == {None, f"dense run {dense}"}
+    assert len({r["sweep"] for r in trained.values()}) == 1
     times = [path.stat().st_mtime for path in results(tmp_path)]
 
     again = run(command, *sweep)

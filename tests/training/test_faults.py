@@ -217,10 +217,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         damage_in_the_middle(run.previous)
     capsys.readouterr()
     result = train(settings)
-    said = capsys.readouterr().out
-    assert f"{run.last}: is damaged (" in said
+    printed = capsys.readouterr().out
+    assert f"{run.last}: is damaged (" in printed
     assert result["resumed"] == (kind != "both")
-    assert ("resuming from step 5" in said) == (kind != "both")
+    assert ("resuming from step 5" in printed) == (kind != "both")
     assert_same_end(run, undisturbed)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt"]
 
@@ -373,10 +373,10 @@ def test_the_short_form_of_make_faults_loses_nothing(tmp_path):
         str(CONF.parent / "tests/faults.py"),
         "--short",
         "--out",
-        str(tmp_path / "told.json"),
+        str(tmp_path / "outcomes.json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
-    outcomes = json.loads((tmp_path / "told.json").read_text())["outcomes"]
+    outcomes = json.loads((tmp_path / "outcomes.json").read_text())["outcomes"]
     assert sum(outcome["injected"] for outcome in outcomes) >= 8
     assert not any(outcome["lost"] for outcome in outcomes)
