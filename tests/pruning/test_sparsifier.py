@@ -77,7 +77,7 @@ def test_settings_that_a_sparsifier_does_not_use_leave_the_identity(tone_setting
     assert identity(tone_settings("sparsifier=gl", "target_sparsity=0.5").plain()) == identity(lasso.plain())
     for other in ("block=8", "sparsifier.group_lasso.lambda_g=9.0"):
         assert identity(tone_settings("sparsifier=gl", other).plain()) != identity(lasso.plain()), other
-    assert run_name(tone_settings("sparsifier=glp", "block=8x2")).startswith("gru-16-glp-b8x2-s0-")
+    assert run_name(tone_settings("sparsifier=glp", "block=8x2").plain()).startswith("gru-16-glp-b8x2-s0-")
 
 
 @pytest.mark.parametrize("sparsifier", ["bp", "gl", "glp"])

@@ -57,8 +57,8 @@ def test_a_training_learns_and_leaves_a_complete_folder(tone_settings, tones):
     assert {"train/loss", "train/ctc_loss", "val/cer", "val/wer", "val/loss", "test/cer", "test/wer"} <= names
 
     sources = find_sources([tones["test"]])
-    texts = [heard.text for heard in Transcriber(run.path).transcribe(sources)]
-    edits = sum(text != source.text for text, source in zip(texts, sources, strict=True))
+    texts = [transcript.text for transcript in Transcriber(run.path).transcribe(sources)]
+    edits = sum(text != source.reference for text, source in zip(texts, sources, strict=True))
     assert (edits == 0) == (result["cer"] == 0)
 
 
