@@ -17,9 +17,10 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -68,11 +69,16 @@ def read_command(arguments: list[str]) -> Command:
     ordered = [*(argument for argument in arguments if argument not in parsed.overrides), *parsed.overrides]
     if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
         return Command(ordered, [], parsed.multirun, hydra=True)
-    if (
-        parsed.config_dir == "sweeps" and not Path("sweeps").is_dir()
-    ):  # of an installed package, in any folder
+    # An installed package has its sweeps inside, and works in any folder.
+    if parsed.config_dir == "sweeps" and not Path("sweeps").is_dir():
         parsed.config_dir = str(SWEEPS)
         ordered = [parsed.config_dir if argument == "sweeps" else argument for argument in ordered]
+    if parsed.config_path is not None:
+        raise UserError(
+            f"--config-path {parsed.config_path}: settings are in conf/; add others by --config-dir"
+        )
+    if parsed.experimental_rerun is not None:
+        raise UserError("--experimental-rerun: is not supported; a rerun of the command resumes its runs")
     if parsed.config_dir is not None and not Path(parsed.config_dir).is_dir():
         raise UserError(f"--config-dir {parsed.config_dir}: there is no such folder")
     problems = list(_single_run_problems(parsed.overrides)) if not parsed.multirun else []
@@ -84,7 +90,7 @@ def read_command(arguments: list[str]) -> Command:
         choices, sweeper = _read_primary(parsed, name)
         foreign = parsed.multirun and choices["hydra/sweeper"] != _OURS["hydra/sweeper"]
         try:
-            if foreign:  # it says which values a run gets; the others can be checked now
+            if foreign:  # the sweeper chooses some values later; the others are checked now
                 fixed = [text for text in parsed.overrides if not _is_sweep(text)]
                 [settings] = _compose_runs(fixed, name, None, {})
                 if settings.dry_run:
@@ -152,8 +158,16 @@ def _read_primary(parsed: Any, config_name: str) -> tuple[Mapping[str, str], Map
         for text in parsed.overrides
         if _parse(text) and _name(text).split(".")[0].split("/")[0] == "hydra"
     ]
+    loader = GlobalHydra.instance().config_loader()
+    for override in OverridesParser.create().parse_overrides(of_hydra):
+        group, value = override.key_or_group, _values(override)[0]
+        if (options := loader.get_group_options(group)) and value not in options:
+            raise UserError(f"{group}={value}: {nearest(value, options)}")
     try:
         primary = compose(config_name, of_hydra, return_hydra_config=True)
+    except MissingConfigException:
+        names = [n for n in loader.get_group_options("", ObjectType.CONFIG) if not n.startswith("_")]
+        raise UserError(f"--config-name {config_name}: {nearest(config_name, names)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"--config-name {config_name}: {str(error).splitlines()[0]}") from None
     values = [str(name) for name in primary if not OmegaConf.is_dict(primary._get_node(name))]

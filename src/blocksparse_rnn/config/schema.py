@@ -153,13 +153,18 @@ def read_settings(run: RunFolder) -> Settings:
     """The settings of a run's folder.
 
     Raises:
-        UserError: names every mistake in its config.yaml.
+        UserError: names every mistake in its config.yaml, or the file is missing or damaged.
     """
+    values = run.settings()
     try:
-        return typed(run.settings())
+        return typed(values)
     except UserError as error:
         file = run.path / "config.yaml"
-        raise UserError("\n".join(f"{file}: {problem}" for problem in str(error).splitlines())) from None
+        problems = [
+            *str(error).splitlines(),
+            "does not fit this version; use the version that wrote it, or train again",
+        ]
+        raise UserError("\n".join(f"{file}: {problem}" for problem in problems)) from None
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -56,7 +56,8 @@ def _named(q: str) -> RunFolder:
 
 
 def _is_dense(settings: dict[str, Any]) -> bool:
-    return settings["sparsifier"]["name"] == "none"
+    sparsifier = settings.get("sparsifier")  # another program's settings may lack it
+    return isinstance(sparsifier, dict) and sparsifier.get("name") == "none"
 
 
 def _load(run: RunFolder) -> DenseWeights:

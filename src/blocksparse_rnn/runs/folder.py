@@ -86,9 +86,19 @@ class RunFolder:
         return run
 
     def settings(self) -> dict[str, Any]:
-        """The run's settings as config.yaml has them, interpolations filled in; `config.schema` types them."""
-        with open(self.path / "config.yaml", encoding="utf-8") as file:
-            return yaml.load(file, Loader=_YAML)
+        """The run's settings as config.yaml has them, interpolations filled in; `config.schema` types them.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.path / "config.yaml"
+        try:
+            settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_YAML)
+        except FileNotFoundError:
+            raise UserError(f"{file}: is missing; restore it, or move the run away") from None
+        except (RecursionError, ValueError, yaml.YAMLError):
+            raise UserError(f"{file}: is damaged; restore it, or move the run away") from None
+        return settings if isinstance(settings, dict) else {}
 
     @property
     def can_resume(self) -> bool:
