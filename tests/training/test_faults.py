@@ -43,7 +43,7 @@ def metrics_of(run: RunFolder) -> list[str]:
 
 
 def assert_same_end(run: RunFolder, other: RunFolder) -> None:
-    """Weights, zeros and metrics are equal to the bit, and so is what the result says of them."""
+    """Weights, zeros and metrics are equal to the bit, and so are the figures of the result."""
     expected = load_weights(other.best)
     for name, weight in load_weights(run.best).items():
         assert torch.equal(weight, expected[name]), name
@@ -67,7 +67,7 @@ def assert_same_end(run: RunFolder, other: RunFolder) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tones, tmp_path_factory):
-    """A pruned run that nothing happened to."""
+    """A pruned run without faults."""
 
     data = [f"data.{split}={path}" for split, path in tones.items()]
     base = ["scale=mini", "model=gru", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]
@@ -217,10 +217,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         damage_in_the_middle(run.previous)
     capsys.readouterr()
     result = train(settings)
-    said = capsys.readouterr().out
-    assert f"{run.last}: is damaged (" in said
+    printed = capsys.readouterr().out
+    assert f"{run.last}: is damaged (" in printed
     assert result["resumed"] == (kind != "both")
-    assert ("resuming from step 5" in said) == (kind != "both")
+    assert ("resuming from step 5" in printed) == (kind != "both")
     assert_same_end(run, undisturbed)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt"]
 
@@ -373,10 +373,10 @@ def test_the_short_form_of_make_faults_loses_nothing(tmp_path):
         str(CONF.parent / "tests/faults.py"),
         "--short",
         "--out",
-        str(tmp_path / "told.json"),
+        str(tmp_path / "outcomes.json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
-    outcomes = json.loads((tmp_path / "told.json").read_text())["outcomes"]
+    outcomes = json.loads((tmp_path / "outcomes.json").read_text())["outcomes"]
     assert sum(outcome["injected"] for outcome in outcomes) >= 8
     assert not any(outcome["lost"] for outcome in outcomes)

@@ -166,11 +166,11 @@ def test_an_error_on_one_rank_ends_the_job_with_its_traceback(tone_settings, tmp
     pids = children(process.pid)
     wait_for(lambda: "Traceback" in (run.path / "rank-1.log").read_text())
     failed = time.monotonic()
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert time.monotonic() - failed < 30
     assert process.returncode == 1
-    assert "ValueError: a batch that only this rank has" in said
-    assert "error: rank 1: exit code 1: ValueError" in said
+    assert "ValueError: a batch that only this rank has" in output
+    assert "error: rank 1: exit code 1: ValueError" in output
     assert run.status()["state"] == "failed"
     assert "rank 1" in run.status()["error"]
     wait_for(lambda: not any(map(alive, pids)), 5)
@@ -244,8 +244,8 @@ def test_two_ranks_that_are_asked_to_end_save_and_resume_to_the_bit(tone_setting
     run, process = start(settings, tmp_path)
     wait_for(lambda: run.last.is_file())
     process.terminate()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
     assert run.status()["state"] == "stopped"
     states = torch.load(run.last, weights_only=True)["callbacks"]["Checkpoints"]["random_state"]
     assert not torch.equal(*states)  # else both ranks would mask the same of their utterances

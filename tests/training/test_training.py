@@ -1,4 +1,4 @@
-"""Whole trainings on tones: they learn, repeat to the bit, go on after a stop, and tell what happened."""
+"""Whole trainings on tones: they learn, repeat to the bit, resume after a stop, and log their metrics."""
 
 import csv
 import errno
@@ -57,7 +57,7 @@ def test_a_training_learns_and_leaves_a_complete_folder(tone_settings, tones):
     assert {"train/loss", "train/ctc_loss", "val/cer", "val/wer", "val/loss", "test/cer", "test/wer"} <= names
 
     sources = find_sources([tones["test"]])
-    texts = [heard.text for heard in Transcriber(run.path).transcribe(sources)]
+    texts = [transcript.text for transcript in Transcriber(run.path).transcribe(sources)]
     edits = sum(text != source.text for text, source in zip(texts, sources, strict=True))
     assert (edits == 0) == (result["cer"] == 0)
 
@@ -131,12 +131,12 @@ def test_a_run_that_is_asked_to_end_leaves_nothing_out(
             train(settings)
     result = train(settings)
     assert result["resumed"]
-    told, expected_told = (
+    rows, expected_rows = (
         # Lightning counts the epoch that max_steps broke off as ended, unless it resumes behind it.
         [(step, name, value) for step, _, name, value in metrics_of(RunFolder.of(each))]
         for each in (settings, undisturbed)
     )
-    assert told == expected_told
+    assert rows == expected_rows
     assert all(result[name] == expected[name] for name in ("dev_cer", "best_step", "cer"))
 
 
@@ -277,8 +277,8 @@ def test_a_run_that_goes_on_offline_tells_wandb_all_from_the_first_step(tmp_path
         kept.log_metrics(metrics | {"epoch": epoch}, step)
     wandb = MagicMock(spec=WandbLogger, experiment=SimpleNamespace(offline=offline))
     replay_metrics(kept.path, [kept, wandb])
-    told = [call.args for call in wandb.log_metrics.call_args_list]
-    assert told == [(metrics | {"epoch": epoch}, step) for metrics, step, epoch in logged if offline]
+    calls = [call.args for call in wandb.log_metrics.call_args_list]
+    assert calls == [(metrics | {"epoch": epoch}, step) for metrics, step, epoch in logged if offline]
     assert kept.path.read_text().count("\n") == 5
 
 

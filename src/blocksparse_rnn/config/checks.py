@@ -73,4 +73,4 @@ def _check_blocks(settings: Settings) -> None:
         if sparsifier.skip_zeros:
             check_skipping(sparsifier.block)
     if settings.skip_zeros and settings.sparsifier.name == "gl":
-        raise UserError("skip_zeros=true: group lasso alone never ends pruning; set sparsifier=bp or glp")
+        raise UserError("skip_zeros=true: a lasso alone never ends pruning; set sparsifier=bp or glp")

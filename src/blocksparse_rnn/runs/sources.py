@@ -1,4 +1,4 @@
-"""Finished runs whose weights other runs use: to be re-evaluated, or to start from."""
+"""Finished runs whose weights other runs use: `weights=RUN` re-evaluates them, `start_from=RUN` trains them further."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ WEIGHTS_OF = {
     "weights": ("model", "features", "alphabet", "sparsifier", "seed"),
     "start_from": ("model", "features", "alphabet"),
 }
-"""Settings that name a run whose weights are used -> settings, or groups of them, that must be those of that run."""
+"""Setting that names a run -> settings, or groups of them, that must equal those of that run."""
 
 
 def source_of(settings: dict[str, Any], setting: str) -> RunFolder:
