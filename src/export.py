@@ -1,4 +1,4 @@
-"""Write the recogniser of a run as one file that runs fast on any CPU. See `python src/export.py --help`."""
+"""Export the recogniser of a run as one file with block-sparse weights, for any CPU. See `python src/export.py --help`."""
 
 from blocksparse_rnn.cli import export
 from blocksparse_rnn.cli.program import run

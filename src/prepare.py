@@ -1,4 +1,4 @@
-"""Make manifests of your recordings: every file is read once, what can't be used is named with its reason. See `python src/prepare.py --help`."""
+"""Make manifests from your recordings: every file is decoded once, and each one left out is listed with its reason. See `python src/prepare.py --help`."""
 
 from blocksparse_rnn.cli import prepare
 from blocksparse_rnn.cli.program import run

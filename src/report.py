@@ -1,4 +1,4 @@
-"""Compare finished runs: tables of error rates, sparsity and losses, pictures, and a page to explore. See `python src/report.py --help`."""
+"""Compare finished runs: tables of error rates and sparsity, plots, and a dashboard. See `python src/report.py --help`."""
 
 from blocksparse_rnn.cli import report
 from blocksparse_rnn.cli.program import run

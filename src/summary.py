@@ -1,4 +1,4 @@
-"""Show the parameters of a model: shape of every layer, prunable and total counts. See `python src/summary.py --help`."""
+"""Print the parameters of a model: shapes, counts, and which of them are prunable. See `python src/summary.py --help`."""
 
 from blocksparse_rnn.cli import summary
 from blocksparse_rnn.cli.program import run

@@ -1,4 +1,4 @@
-"""Check a finished run: what its result says against its checkpoint, its settings and this installation. See `python src/verify.py --help`."""
+"""Check a finished run: compare its result.json with its checkpoint, its settings and this installation. See `python src/verify.py --help`."""
 
 from blocksparse_rnn.cli import verify
 from blocksparse_rnn.cli.program import run

@@ -1,4 +1,4 @@
-"""What the tests share: a corpus of tones that a recogniser learns in seconds, and a short training."""
+"""Fixtures of all tests: a corpus of tones that a recogniser learns in seconds, and settings of a short training."""
 
 import os
 import random
@@ -64,7 +64,7 @@ def tone_settings(tones: dict[str, Path], tmp_path: Path):
 
 
 class PowerCut(Exception):
-    """What ends a training as a power cut would: nothing is saved on the way out."""
+    """Ends a training as a power cut would: nothing is saved on the way out."""
 
 
 @pytest.fixture

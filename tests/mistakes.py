@@ -1,4 +1,4 @@
-"""What a command line is refused for."""
+"""The mistakes for which a command line is refused."""
 
 from blocksparse_rnn.config.compose import read_command
 from blocksparse_rnn.errors import UserError

@@ -1,6 +1,10 @@
 """Recurrent speech recognisers that are pruned in blocks while they train.
 
 from blocksparse_rnn import BlockSparse, Transcriber
+
+A package may import those to its left, never one of its own group:
+speech, models, pruning < data, runtime < runs < config < training < sweep, inference, report < cli.
+Every package may import the modules beside this file; they import one another only.
 """
 
 from importlib import import_module
@@ -15,7 +19,7 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what others use when they ask for it: `import blocksparse_rnn` alone doesn't load torch."""
+    """Import a public class at its first use, so that `import blocksparse_rnn` alone doesn't load torch."""
     homes = {"BlockSparse": "runtime.bsr", "Transcriber": "inference.transcriber"}
     if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

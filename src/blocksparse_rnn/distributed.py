@@ -28,7 +28,7 @@ def rank() -> int:
 
 
 def on_this_machine() -> int:
-    """Number of ranks on this machine."""
+    """Number of ranks on this machine, from its environment."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) if launched() else 1
 
 
@@ -39,7 +39,7 @@ def machines() -> int:
 
 @contextmanager
 def rank_zero_stdout() -> Iterator[None]:
-    """What one rank says on standard output is enough; errors come from all."""
+    """Within it, only the first rank prints to standard output; all print to standard error."""
     with redirect_stdout(io.StringIO()) if rank() else nullcontext():
         yield
 
@@ -86,7 +86,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 
 def largest(value: int, device: torch.device) -> int:
-    """The largest of the ranks' values."""
+    """The largest of the ranks' values, on all ranks."""
     return value if world() == 1 else int(gather(torch.tensor(value, device=device)).max())
 
 

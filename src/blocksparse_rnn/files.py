@@ -1,4 +1,4 @@
-"""Files and folders: where settings lie, durable writing, locks; and how many cores may be used."""
+"""Files and folders: where the settings are, durable writing, lock files; and the number of usable cores."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).resolve().parent
 SOURCE = _PACKAGE.parent
 """The folder from which this package is imported."""
 _SETTINGS = _PACKAGE if (_PACKAGE / "conf").is_dir() else SOURCE.parent
-"""Inside an installed package, at the top of a checkout."""
+"""The folder of conf/ and sweeps/: this package where it is installed, the top of a checkout."""
 CONF = _SETTINGS / "conf"
 """The folder of the settings."""
 SWEEPS = _SETTINGS / "sweeps"
@@ -23,10 +23,10 @@ SWEEPS = _SETTINGS / "sweeps"
 
 
 def create_folder(folder: Path) -> None:
-    """Make a folder where it isn't there, and find out now, not after hours of work, whether it can be written to.
+    """Make a folder unless it exists, and check that it can be written to, before hours of work.
 
     Raises:
-        UserError: no permission, no space, or something else lies there.
+        UserError: no permission, no space, or a file of that name is there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def create_folder(folder: Path) -> None:
 def durable_file(path: Path, mode: str = "wb") -> Iterator[IO]:
     """A file that takes the place of `path` once it is complete and on disk.
 
-    The temporary file lies in the same folder, since a rename is atomic only within a file system.
+    The temporary file is in the same folder, since a rename is atomic only within a file system.
 
     Raises:
         UserError: no permission, no space.
@@ -56,7 +56,7 @@ def durable_file(path: Path, mode: str = "wb") -> Iterator[IO]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        with suppress(OSError):  # it would hide why the file could not be written
+        with suppress(OSError):  # else this error would hide why the file could not be written
             temporary.unlink(missing_ok=True)
 
 
@@ -75,10 +75,10 @@ def flush_file(path: Path) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file that a list in `folder` names: below the folder, or, spelled out from the root, anywhere.
+    """The file that a list in `folder` names: a relative path below the folder, or an absolute path.
 
     Raises:
-        ValueError: it leads out of the folder by "..", which nobody writes who means well.
+        ValueError: a relative path leads out of the folder by "..", as an attack would.
     """
     path = folder / name
     if not Path(name).is_absolute() and not Path(os.path.normpath(path)).is_relative_to(

@@ -17,7 +17,7 @@ _STDIN_IS_PARENT = "BLOCKSPARSE_STDIN_IS_PARENT"
 
 
 def job_command(run: Path) -> list[str]:
-    """The program that does the run in a folder."""
+    """The command that does the run in a folder."""
     return [sys.executable, "-m", "blocksparse_rnn.cli.job", str(run)]
 
 

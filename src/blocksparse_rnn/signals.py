@@ -1,7 +1,7 @@
 """Signals that ask a program to end: SIGTERM of a scheduler, SIGUSR2 of SLURM, SIGINT of Ctrl-C.
 
-A training ends after the step that it computes, once its checkpoint is on disk. Before and after the training
-there is nothing to save, and it ends at once.
+During `fit` a training ends after the current step, once its checkpoint is on disk. Before and after it there is
+nothing to save, and the program ends at once.
 """
 
 import signal
@@ -42,7 +42,7 @@ def signals_to(handler: Callable[[int, FrameType | None], object]) -> Iterator[N
 
 
 class StopRequests:
-    """Handles signals while it is entered."""
+    """Within it, a signal raises `Stopped`, or, while `deferring`, is noted in `asked` for the training to act on."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -69,4 +69,4 @@ class StopRequests:
             print(f"\n{signal.Signals(number).name}: saving after this step{again}", file=sys.stderr)
         elif number == signal.SIGINT:
             raise Stopped(number)
-        # Another SIGTERM changes nothing: the checkpoint that is being written must get to its end.
+        # Another SIGTERM changes nothing: the checkpoint that is being written must be completed.

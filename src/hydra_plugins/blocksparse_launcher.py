@@ -1,4 +1,4 @@
-"""The door through which a Hydra sweeper, such as optuna, hands the runs of a sweep to `blocksparse_rnn.sweep`."""
+"""Hydra's launcher `slots`: runs what a Hydra sweeper, such as optuna, asks for by `blocksparse_rnn.sweep`."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from omegaconf import DictConfig
 
 
 class BlocksparseLauncher(Launcher):
-    """Hydra's launcher `slots`: checks every run, then does each in a process of its own."""
+    """Checks every run, then does each in a process of its own."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do all runs, finished ones not again; the objective of each is the best dev CER of its result.
+        """Do all runs that are not finished. The objective of each is the best dev CER in its result.json.
 
         Raises:
-            UserError: names every mistake in every run.
+            UserError: a run's settings have mistakes; names all of all runs.
             PartlyFailed: a run has no result.
         """
         # Here, since Hydra imports all plugins even to print its help.

@@ -1,4 +1,4 @@
-"""Every mistake in the settings is found before anything is loaded, all at once, with a hint."""
+"""Mistakes in the settings are found before anything is loaded, all at once, each with a hint."""
 
 import itertools
 import subprocess

@@ -1,4 +1,4 @@
-"""Which dense run a pruned run takes its reference weight q from."""
+"""The dense run from which a pruned run takes q."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What gives a run another identity, and what does not."""
+"""Which settings change the identity of a run, and which do not."""
 
 import copy
 

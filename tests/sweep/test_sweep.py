@@ -517,7 +517,20 @@ def test_sweep_files_compose_and_are_checked(name):
 def test_an_unknown_sweep_file_is_one_line():
     wrong = run(sweep_file("demmo"))
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: --config-name demmo: ")
+    assert wrong.stderr == "error: --config-name demmo: unknown; did you mean demo?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-m", "hydra/sweeper=gridz"], "hydra/sweeper=gridz: unknown; did you mean grids?"),
+        (["-cp", "x"], "--config-path x: settings are in conf/; add others by --config-dir"),
+        (["--experimental-rerun", "x"], "--experimental-rerun: is not supported; a rerun of the command .*"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(arguments, line):
+    with pytest.raises(UserError, match=f"^{line}$".replace("?", r"\?")):
+        read_command(arguments)
 
 
 PAPER = {  # Narang et al., 2017, table of results; dense totals worked out to the parameter

@@ -43,7 +43,7 @@ def metrics_of(run: RunFolder) -> list[str]:
 
 
 def assert_same_end(run: RunFolder, other: RunFolder) -> None:
-    """Weights, zeros and metrics are equal to the bit, and so is what the result says of them."""
+    """Weights, zeros and metrics are equal to the bit, and so are the figures of the result."""
     expected = load_weights(other.best)
     for name, weight in load_weights(run.best).items():
         assert torch.equal(weight, expected[name]), name
@@ -67,7 +67,7 @@ def assert_same_end(run: RunFolder, other: RunFolder) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tones, tmp_path_factory):
-    """A pruned run that nothing happened to."""
+    """A pruned run without faults."""
 
     data = [f"data.{split}={path}" for split, path in tones.items()]
     base = ["scale=mini", "model=gru", "width=16", "data=manifest", "logger=csv", "workers=0", "batch=8"]

@@ -1,4 +1,4 @@
-"""Training that skips the blocks that are zero for good computes what dense training computes."""
+"""Training that skips pruned blocks computes the same as dense training."""
 
 import pytest
 import torch

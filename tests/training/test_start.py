@@ -1,4 +1,4 @@
-"""start_from=RUN: a training that begins with another's weights."""
+"""start_from=RUN: a training that starts from another run's weights."""
 
 import csv
 
@@ -37,7 +37,7 @@ def test_a_dense_recogniser_is_pruned_and_shown_apart(tone_settings, source):
     assert result["sparsity/prunable"] == pytest.approx(0.5, abs=0.005)
     runs, _ = read_runs([source.path.parent])
     assert {run.group.rpartition(", ")[2] for run in runs} == {"3 epochs", f"started from {source.path.name}"}
-    source.best.unlink()  # a finished run wants it no more, so the same command still says that it is finished
+    source.best.unlink()  # a finished run no longer needs it, so the same command still finds it finished
     assert train(tone_settings(f"start_from={source.path}", *options)) == result
 
 

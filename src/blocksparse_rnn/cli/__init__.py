@@ -1,4 +1,4 @@
-"""The commands, one in each file; `main` picks one by name, `program` has the exit codes that they share.
+"""The commands, one in each file. `main` picks one by name, `program` has their exit codes, `job` is a sweep's.
 
 May import every package.
 """

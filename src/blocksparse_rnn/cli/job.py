@@ -1,6 +1,6 @@
-"""One job of a sweep: train the run whose settings lie in a folder.
+"""One job of a sweep: train the run whose settings are in its folder.
 
-python -m blocksparse_rnn.cli.job outputs/gru-640-glp-b4-s0-1f9c2a    # do one point of a sweep again
+python -m blocksparse_rnn.cli.job outputs/gru-640-glp-b4-s0-1f9c2a    # repeat one run of a sweep
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The command `blocksparse-rnn`: hands its arguments to one of the commands.
+"""The command `blocksparse-rnn`: runs one of the commands with the other arguments.
 
 blocksparse-rnn --help
 blocksparse-rnn train scale=mini model=rnn width=176
@@ -19,7 +19,7 @@ NAME = "blocksparse-rnn"
 
 
 def main() -> None:
-    """Run the command that is named first, and exit as it does."""
+    """Run the command that is named first, and exit with its code."""
     run(_dispatch)
 
 
@@ -34,7 +34,7 @@ def _dispatch() -> None:
     elif name in COMMANDS:
         command = import_module(f"blocksparse_rnn.cli.{name}")
         sys.argv = [f"{NAME} {name}", *sys.argv[2:]]
-        # Help is that text; in a checkout commands are scripts.
+        # --help prints the docstring, whose examples are those of a checkout.
         command.__doc__ = (command.__doc__ or "").replace("python src/", f"{NAME} ").replace(".py", "")
         command.main()
     else:

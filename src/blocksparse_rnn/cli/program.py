@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, and one line instead of a traceback for a user's mistake."""
+"""How every command ends: its exit code, and one line instead of a traceback for a user's mistake."""
 
 import errno
 import io
@@ -20,8 +20,8 @@ TORCHAUDIO = (
 
 
 def run(program: Callable[[], object]) -> None:
-    """Run a command and exit with the code of its exception; a bug of ours keeps its traceback."""
-    # Without it Hydra prints a shortened traceback and exits itself.
+    """Run a command, and exit with the code of the exception that ends it; a bug keeps its traceback."""
+    # Else Hydra prints a shortened traceback and exits by itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # A file name that is not UTF-8 is printed as its bytes; standard error does so by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -33,7 +33,7 @@ def run(program: Callable[[], object]) -> None:
             print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Else Python fails again when it flushes at exit.
+        # Else Python fails again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except OSError as error:

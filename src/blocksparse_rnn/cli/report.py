@@ -7,8 +7,8 @@ python src/report.py outputs/ --wandb my-team/blocksparse-rnn
 python src/report.py outputs/ --keep results/mini   # copy the results, without checkpoints
 python src/report.py results/mini results/demo --answers docs   # write docs/RESULTS.md
 
-PERF is (dense CER - CER) / dense CER, against the paper's dense baseline of the family; "PERF same width" is
-that against the dense model of the same width.
+PERF is (dense CER - CER) / dense CER, where dense is the paper's dense baseline of the same cell; for "PERF same
+width" it is the dense model of the same width.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     if arguments.keep:
         print(f"\nkept: {keep_runs(runs, arguments.keep)} runs in {arguments.keep}")
     if arguments.answers:
-        # It draws, for which matplotlib takes a second to load.
+        # It plots, and matplotlib takes a second to load.
         from blocksparse_rnn.report.paper.results_page import write_page
 
         print(f"\nwritten: {write_page(runs, arguments.folders, arguments.answers)}")

@@ -22,7 +22,7 @@ from blocksparse_rnn.training.train import train
 
 
 def main() -> None:
-    """Compose and check the command line, then do what it asks for."""
+    """Compose and check the command line, then show the plan, train, or run the sweep."""
     command = read_command(sys.argv[1:])
     if any(settings.dry_run for settings in command.runs):
         show_plan(command.runs)
@@ -42,4 +42,4 @@ def main() -> None:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra(cfg: DictConfig) -> None:
-    """Never called: Hydra shows something, or hands the runs of its sweeper to our launcher."""
+    """Never called: Hydra shows its help or the settings, or passes the runs of a sweeper to `hydra_plugins`."""

@@ -24,7 +24,7 @@ from blocksparse_rnn.inference.stream import LEAST_CHUNK
 from blocksparse_rnn.inference.transcriber import Transcriber, Transcript, existing_model
 
 _READ = 1 << 15
-"""Bytes read from standard input at a time, at most: about a second."""
+"""Most bytes read from standard input at a time: about a second of audio."""
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def transcribe(
     """Print transcripts; errors, notes and the real-time factor go to standard error.
 
     Raises:
-        UserError: arguments that don't go together, a model that can't be read, no audio.
+        UserError: arguments contradict each other, the model can't be read, or there is no audio.
         PartlyFailed: at the end, where some audio couldn't be read.
     """
     for name, value in {"--limit": limit, "--threads": threads}.items():

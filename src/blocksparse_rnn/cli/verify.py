@@ -121,7 +121,8 @@ def main() -> None:
                 print(f"  {'ok      ' if holds else 'DIFFERS '} {what}: {words}", flush=True)
                 differing += not holds
         except UserError as error:
-            print(f"  error: {error}", file=sys.stderr, flush=True)
+            for line in str(error).splitlines():
+                print(f"  error: {line}", file=sys.stderr, flush=True)
             unchecked += 1
     if differing:
         print(f"{differing} differ")

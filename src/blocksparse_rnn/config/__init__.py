@@ -1,4 +1,5 @@
-"""Settings: how they are composed from conf/ and the command line, and what they may be.
+"""Settings: composed from conf/ and the command line (`compose`, `grids`), typed (`schema`, `nodes`), checked
+(`checks`), and built into objects (`build`).
 
-May import runs and what lies below it.
+May import runs and the packages below it.
 """

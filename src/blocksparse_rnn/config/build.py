@@ -1,4 +1,4 @@
-"""Objects for which settings of several nodes are needed."""
+"""Objects that are built from several settings: the model's shapes, and the sparsifiers."""
 
 from functools import partial
 
@@ -19,6 +19,6 @@ def build_shapes(settings: Settings) -> nn.Module:
 
 
 def build_sparsifiers(settings: Settings) -> list[Sparsifier]:
-    """The sparsifiers that some settings name, none for a dense model."""
+    """The sparsifiers of these settings; none for a dense model."""
     context = Context(settings.prunable, partial(find_dense, settings.plain()))
     return [node.build(context) for node in settings.sparsifier.nodes()]

@@ -1,4 +1,4 @@
-"""What types alone can't say of settings: contradictions, and what the constructors refuse."""
+"""Checks of settings beyond their types: contradictions, and values that constructors refuse."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,11 +16,11 @@ _NAMED_BY = {
     "hidden_size": "width",
     **{name: name for name in ("block", "target_sparsity", "q", "skip_zeros")},
 }
-"""Keys of nodes -> the settings that they take their values from."""
+"""Key of a node -> the top-level setting that gives its value."""
 
 
 def check(settings: Settings) -> None:
-    """Find what stands against a training before any data is loaded. Weights are not allocated.
+    """Find every mistake before any data is loaded. Weights are not allocated.
 
     Raises:
         UserError: names every mistake, one to a line.
@@ -31,7 +31,7 @@ def check(settings: Settings) -> None:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """Nodes that were given another value than the top-level setting by which a run is named and compared."""
+    """Nodes whose value differs from the top-level setting by which a run is named and compared."""
     nodes: dict[str, Any] = {"model": settings.model}
     nodes |= {f"sparsifier.{key}": node for key, node in settings.sparsifier if isinstance(node, Node)}
     for name, node in nodes.items():
@@ -42,7 +42,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _refusals(settings: Settings) -> Iterator[str]:
-    """What the constructors of the light-weight parts refuse."""
+    """Values that the constructors of the light-weight parts refuse."""
     nodes = [settings.data, settings.decoder, settings.schedule, settings.launcher]
     nodes += [settings.text] if settings.text else []
     nodes += settings.augment.nodes() if settings.augment else []
@@ -60,17 +60,17 @@ def _refusals(settings: Settings) -> Iterator[str]:
 
 
 def _check_source(settings: Settings, setting: str) -> None:
-    """Look for the run whose weights are wanted; a finished run no longer wants them."""
+    """Look for the run whose weights are used; a finished run no longer needs them."""
     if RunFolder.of(settings).result() is None:
         source_of(settings.plain(), setting)
 
 
 def _check_blocks(settings: Settings) -> None:
-    """Hold the sparsifiers against the shapes of the model."""
+    """Check the sparsifiers against the shapes of the model."""
     model = build_shapes(settings)
     for sparsifier in build_sparsifiers(settings):
         sparsifier.check(model)
         if sparsifier.skip_zeros:
             check_skipping(sparsifier.block)
     if settings.skip_zeros and settings.sparsifier.name == "gl":
-        raise UserError("skip_zeros=true: a lasso alone never ends pruning; take sparsifier=bp or glp")
+        raise UserError("skip_zeros=true: a lasso alone never ends pruning; set sparsifier=bp or glp")

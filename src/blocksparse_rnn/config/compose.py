@@ -1,7 +1,7 @@
-"""From a command line to checked settings: composed once, every mistake of every run named at once.
+"""From a command line to checked settings: composed once, all mistakes of all runs reported together.
 
-Hydra alone stops at the first mistake, accepts `+sparsifer=glp`, and looks at the runs of a sweep one by
-one as they start.
+Hydra alone stops at the first mistake, accepts `+sparsifer=glp`, and composes each run of a sweep only when it
+starts.
 """
 
 import hashlib
@@ -17,9 +17,10 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -40,18 +41,18 @@ class Command:
     """What a command line of train.py asks for."""
 
     arguments: list[str]
-    """Options first: settings before and behind an option confuse Hydra."""
+    """Options first, since Hydra does not parse settings on both sides of an option."""
     runs: list[Settings]
     multirun: bool
     hydra: bool
-    """Whether Hydra does it: shows something, or sweeps by a plugin such as hydra/sweeper=optuna."""
+    """Whether Hydra takes over: it shows help or settings, or sweeps by a plugin such as hydra/sweeper=optuna."""
 
 
 def compose_settings(overrides: list[str]) -> Settings:
-    """The settings that some overrides compose to.
+    """The settings of one run, from its overrides.
 
     Raises:
-        UserError: names every mistake in the overrides and in what they compose to, one to a line.
+        UserError: names every mistake, one to a line.
     """
     with _hydra():
         [settings] = _compose_runs(overrides, "config", None, {})
@@ -68,11 +69,16 @@ def read_command(arguments: list[str]) -> Command:
     ordered = [*(argument for argument in arguments if argument not in parsed.overrides), *parsed.overrides]
     if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
         return Command(ordered, [], parsed.multirun, hydra=True)
-    if (
-        parsed.config_dir == "sweeps" and not Path("sweeps").is_dir()
-    ):  # of an installed package, in any folder
+    # An installed package has its sweeps inside, and works in any folder.
+    if parsed.config_dir == "sweeps" and not Path("sweeps").is_dir():
         parsed.config_dir = str(SWEEPS)
         ordered = [parsed.config_dir if argument == "sweeps" else argument for argument in ordered]
+    if parsed.config_path is not None:
+        raise UserError(
+            f"--config-path {parsed.config_path}: settings are in conf/; add others by --config-dir"
+        )
+    if parsed.experimental_rerun is not None:
+        raise UserError("--experimental-rerun: is not supported; a rerun of the command resumes its runs")
     if parsed.config_dir is not None and not Path(parsed.config_dir).is_dir():
         raise UserError(f"--config-dir {parsed.config_dir}: there is no such folder")
     problems = list(_single_run_problems(parsed.overrides)) if not parsed.multirun else []
@@ -84,7 +90,7 @@ def read_command(arguments: list[str]) -> Command:
         choices, sweeper = _read_primary(parsed, name)
         foreign = parsed.multirun and choices["hydra/sweeper"] != _OURS["hydra/sweeper"]
         try:
-            if foreign:  # it says which values a run gets; the others can be checked now
+            if foreign:  # the sweeper chooses some values later; the others are checked now
                 fixed = [text for text in parsed.overrides if not _is_sweep(text)]
                 [settings] = _compose_runs(fixed, name, None, {})
                 if settings.dry_run:
@@ -100,10 +106,10 @@ def read_command(arguments: list[str]) -> Command:
 
 
 def settings_of(cfg: DictConfig, choices: Mapping[str, str], sweep: str | None) -> Settings:
-    """What Hydra has composed, as checked settings.
+    """Checked settings from a configuration that Hydra has composed.
 
     Args:
-        cfg: what was composed.
+        cfg: the configuration.
         choices: group -> option. A node that an option describes gets its name, by which a run is identified.
         sweep: name of the sweep that the run belongs to, unless a setting names one.
 
@@ -127,13 +133,13 @@ def settings_of(cfg: DictConfig, choices: Mapping[str, str], sweep: str | None) 
 
 
 def sweep_name(overrides: list[str], config_name: str) -> str:
-    """A name for a sweep that has none: the same command is the same sweep, and a sweep's file is part of it."""
+    """The default name of a sweep: a hash of its overrides and its file, so that the same command gives it again."""
     words = " ".join([*sorted(overrides), *([config_name] if config_name != "config" else [])])
     return f"sweep-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
 
 
 def _single_run_problems(overrides: list[str]) -> Iterator[str]:
-    """What only a sweep may have."""
+    """Mistakes in a command without -m: what only a sweep may have."""
     for text in overrides:
         if _is_sweep(text):
             yield f"{text}: several values need -m (a sweep)"
@@ -145,15 +151,23 @@ def _read_primary(parsed: Any, config_name: str) -> tuple[Mapping[str, str], Map
     """Choices and sweeper settings of the primary configuration: `config`, or a sweep's file.
 
     Raises:
-        UserError: it can't be read, hides a setting from Hydra, or another launcher than ours is chosen.
+        UserError: it can't be read, its folder hides a setting from Hydra, or Hydra's choices are not allowed.
     """
     of_hydra = [
         text
         for text in parsed.overrides
         if _parse(text) and _name(text).split(".")[0].split("/")[0] == "hydra"
     ]
+    loader = GlobalHydra.instance().config_loader()
+    for override in OverridesParser.create().parse_overrides(of_hydra):
+        group, value = override.key_or_group, _values(override)[0]
+        if (options := loader.get_group_options(group)) and value not in options:
+            raise UserError(f"{group}={value}: {nearest(value, options)}")
     try:
         primary = compose(config_name, of_hydra, return_hydra_config=True)
+    except MissingConfigException:
+        names = [n for n in loader.get_group_options("", ObjectType.CONFIG) if not n.startswith("_")]
+        raise UserError(f"--config-name {config_name}: {nearest(config_name, names)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"--config-name {config_name}: {str(error).splitlines()[0]}") from None
     values = [str(name) for name in primary if not OmegaConf.is_dict(primary._get_node(name))]
@@ -189,7 +203,7 @@ def _hydra(config_dir: str | None = None) -> Iterator[None]:
 def _compose_runs(
     overrides: list[str], config_name: str, sweep: str | None, sweeper: Mapping[str, Any]
 ) -> list[Settings]:
-    """The runs that some overrides compose to, several where they or a sweep file's grids have several values.
+    """The runs of some overrides; several where the overrides or a sweep file's grids have several values.
 
     Raises:
         UserError: names every mistake in every run, one to a line.
@@ -208,7 +222,7 @@ def _compose_runs(
 def _compose_grid(
     overrides: list[str], config_name: str, sweep: str | None, runs: list[Settings]
 ) -> Iterator[str]:
-    """Every mistake in one grid; appends the settings of its runs that have none to `runs`."""
+    """Every mistake in one grid; appends the settings of its runs without mistakes to `runs`."""
     loader = GlobalHydra.instance().config_loader()
     groups, plain, good = [], [], []
     for override in OverridesParser.create().parse_overrides(overrides):
@@ -226,7 +240,7 @@ def _compose_grid(
         else:
             plain.append(override)
     try:
-        known = compose(config_name, [o.input_line or "" for o in _first_points(groups)])
+        known = compose(config_name, [o.input_line or "" for o in _first_values(groups)])
     except (HydraException, OmegaConfBaseException) as error:
         yield str(error).splitlines()[0]
         return
@@ -236,9 +250,9 @@ def _compose_grid(
             good.append(override)
         else:
             yield f"{override.key_or_group}: {nearest(override.key_or_group, names)}"
-    for point in BasicSweeper.split_arguments([*groups, *good], None)[0]:
+    for run_overrides in BasicSweeper.split_arguments([*groups, *good], None)[0]:
         try:
-            cfg = compose(config_name, point, return_hydra_config=True)
+            cfg = compose(config_name, run_overrides, return_hydra_config=True)
             runs.append(settings_of(cfg, cfg.hydra.runtime.choices, sweep))
         except UserError as error:
             yield from str(error).splitlines()
@@ -271,7 +285,7 @@ def _is_sweep(text: str) -> bool:
 
 
 def _unread(text: str) -> str:
-    """What to say of an override that Hydra's grammar doesn't have."""
+    """The message for an override that Hydra can't parse."""
     name, equals, value = text.partition("=")
     quoted = f"{name}='{value}'"
     if equals and _parse(quoted):
@@ -285,7 +299,8 @@ def _values(override: Override) -> list[str]:
     return [override.get_value_element_as_str()]
 
 
-def _first_points(overrides: list[Override]) -> list[Override]:
+def _first_values(overrides: list[Override]) -> list[Override]:
+    """Of overrides with several values, the first of each."""
     first = BasicSweeper.split_arguments(overrides, None)[0][0]
     return OverridesParser.create().parse_overrides(first)
 

@@ -1,4 +1,4 @@
-"""The grids of a sweep file, as overrides. What is typed on the command line holds in each grid.
+"""The grids of a sweep file, as overrides. An override of the command line replaces the file's in every grid.
 
 hydra:
   sweeper:
@@ -19,7 +19,8 @@ from blocksparse_rnn.errors import UserError
 def grid_overrides(
     params: Mapping[str, Any] | None, grids: Sequence[Mapping[str, Any]] | None, typed: list[str]
 ) -> list[list[str]]:
-    """The overrides of each grid: the file's for all grids, its own, and what was typed instead or besides.
+    """The overrides of each grid: `params`, its own, and those of the command line, of which the later replace the
+    earlier.
 
     Args:
         params: name -> values, for all grids.
@@ -43,5 +44,5 @@ def grid_overrides(
 
 
 def _typed(values: Any) -> str:
-    """A value of the file as it would be typed."""
+    """A value of the file as the command line has it."""
     return "null" if values is None else str(values)

@@ -1,8 +1,7 @@
-"""Settings that describe an object: `_target_` names a class or a function, the other keys are its arguments.
+"""Nodes: settings that describe an object. `_target_` names a class or a function, the other keys are its arguments.
 
-The YAML files hold the values, the constructors hold the schema: the keyword-only arguments of a target are
-exactly the keys that its node may have, and their types what they may be. Positional arguments are what the
-program itself passes in.
+The YAML files hold the values, the constructors hold the schema: a node's keys are the keyword-only arguments of
+its target, with their types. The program itself passes in the positional arguments.
 """
 
 import inspect
@@ -26,7 +25,7 @@ class Node(BaseModel):
     model_config = STRICT
 
     name: str | None = None
-    """Of the option, where the node was chosen from a group: `adamw` of optimizer=adamw."""
+    """The option, where the node was chosen from a group: `adamw` of optimizer=adamw."""
     target: str = Field(alias="_target_")
 
     if TYPE_CHECKING:
@@ -66,10 +65,10 @@ def is_node(value: Any) -> bool:
 
 
 def find_target(name: Any) -> Callable:
-    """What a `_target_` names, from this package alone: settings must not be able to run other code.
+    """The class or function that a `_target_` names, of this package only: settings must not run other code.
 
     Raises:
-        UserError: it lies elsewhere, also where only its path leads through the package.
+        UserError: there is none, or it is defined elsewhere, even where this package imports it.
     """
     if not str(name).startswith(f"{PACKAGE}."):
         raise UserError(f"_target_={name}: must lie inside {PACKAGE}")

@@ -52,7 +52,7 @@ class TrainerSettings(BaseModel):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
     """Lightning's name of it, or `auto`: bf16-mixed on a GPU, 32-true on a CPU."""
     clip: NonNegativeFloat
-    """Largest norm of the gradient; 0 for any."""
+    """Largest norm of the gradient; 0 for no limit."""
     max_skipped: NonNegativeInt
     """Steps in a row that may be skipped because their gradients are not finite."""
     log_every: PositiveInt
@@ -60,16 +60,15 @@ class TrainerSettings(BaseModel):
 
 
 class CheckpointSettings(BaseModel):
-    """How often a training is saved."""
+    """How often a training is saved, besides the end of every epoch."""
 
     model_config = STRICT
 
     every_minutes: NonNegativeFloat
-    """Besides the end of every epoch."""
 
 
 class ScaleSettings(BaseModel):
-    """Values that other settings refer to; which there are is up to conf/scale/."""
+    """Values that other settings refer to; conf/scale/ defines them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -120,7 +119,7 @@ class Settings(BaseModel):
 
 
 def typed(values: dict[str, Any]) -> Settings:
-    """Settings of resolved values, as a run's config.yaml holds them.
+    """Typed settings from plain values, as a run's config.yaml holds them.
 
     Raises:
         UserError: names every value that its type does not allow, and every key that is unknown or missing.
@@ -153,20 +152,25 @@ def read_settings(run: RunFolder) -> Settings:
     """The settings of a run's folder.
 
     Raises:
-        UserError: names every mistake in its config.yaml.
+        UserError: names every mistake in its config.yaml, or the file is missing or damaged.
     """
+    values = run.settings()
     try:
-        return typed(run.settings())
+        return typed(values)
     except UserError as error:
         file = run.path / "config.yaml"
-        raise UserError("\n".join(f"{file}: {problem}" for problem in str(error).splitlines())) from None
+        problems = [
+            *str(error).splitlines(),
+            "does not fit this version; use the version that wrote it, or train again",
+        ]
+        raise UserError("\n".join(f"{file}: {problem}" for problem in problems)) from None
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """What to say of an unknown name."""
+    """The message for an unknown name: the nearest allowed one, or all of them."""
     allowed = sorted({*allowed} - {"hydra"})
     close = difflib.get_close_matches(name, allowed, n=1)
-    if not close:  # the last part may sit in another place: huors -> data.hours
+    if not close:  # the last part may belong to another group: huors -> data.hours
         last = {option.rsplit(".", 1)[-1]: option for option in allowed}
         close = [last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1)]
     if close:

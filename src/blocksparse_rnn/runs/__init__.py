@@ -1,4 +1,4 @@
-"""What a run's folder is: its files, its identity, its checkpoints, the dense run it is held against.
+"""A run's folder: its files, identity and checkpoints, and the other runs whose weights it uses.
 
-May import pruning and what lies below it.
+May import pruning and the packages below it.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints as files: written durably, checked when read, damaged ones left out."""
+"""Checkpoint files: written durably, and checked for damage before they are read."""
 
 import zipfile
 from pathlib import Path
@@ -48,7 +48,7 @@ class _Written:
 
 
 def resume_point(run: RunFolder) -> tuple[Path, int] | None:
-    """The newest undamaged checkpoint to resume from, and its step; a damaged one is named and removed."""
+    """The newest undamaged checkpoint to resume from, and its step; damaged ones are reported and removed."""
     for path in (run.last, run.previous):
         if path.is_file():
             problem = damage(path)

@@ -14,15 +14,15 @@ _PREFIX = "model."  # of the model's weights in a recogniser's state_dict
 
 
 def find_dense(settings: dict[str, Any], q: str) -> DenseWeights | None:
-    """Weights of the dense run that `q` means.
+    """Weights of the dense run that `q` names; None if `auto` finds none.
 
     Args:
         settings: of the run that wants q.
         q: a run's folder, or `auto`: a finished dense run of the same model, data and seed among the
-            outputs; of several the one that trained with the same recipe, else the first by name.
+            outputs; of several the one with the same recipe, else the first by name.
 
     Raises:
-        UserError: the folder named is no finished dense run.
+        UserError: the folder is no finished dense run, or a file in it is damaged.
     """
     if q != "auto":
         return _load(_named(q))
@@ -56,7 +56,8 @@ def _named(q: str) -> RunFolder:
 
 
 def _is_dense(settings: dict[str, Any]) -> bool:
-    return settings["sparsifier"]["name"] == "none"
+    sparsifier = settings.get("sparsifier")  # another program's settings may lack it
+    return isinstance(sparsifier, dict) and sparsifier.get("name") == "none"
 
 
 def _load(run: RunFolder) -> DenseWeights:

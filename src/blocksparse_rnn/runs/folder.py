@@ -26,8 +26,8 @@ from blocksparse_rnn.files import durable_file
 from blocksparse_rnn.runs.identity import run_name
 
 LOCK_PATIENCE = 8.0
-"""Seconds to wait for a lock. Whoever looks at a run or writes its settings holds it for less, and so do loader
-workers, which inherit it, until they notice that their training was killed."""
+"""Seconds to wait for a lock. Processes that only look at a run or write its settings hold it for less; so do the
+loader workers of a killed training, which inherit it, until they end."""
 _LOCK_POLL = 0.1
 
 # libyaml's takes a twelfth of the time, and a report reads hundreds.
@@ -35,7 +35,7 @@ _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Composed(Protocol):
-    """The settings of a run, as `config.schema` types them."""
+    """Typed settings of a run: what this package needs of `config.schema.Settings`, which it may not import."""
 
     def plain(self) -> dict[str, Any]:
         """As config.yaml holds them."""
@@ -72,7 +72,7 @@ class RunFolder:
             setting: what to put before it in a message, such as `weights=`.
 
         Raises:
-            UserError: it doesn't.
+            UserError: config.yaml or best.ckpt is missing.
         """
         run = cls(path)
         if not (run.path / "config.yaml").is_file():
@@ -86,9 +86,19 @@ class RunFolder:
         return run
 
     def settings(self) -> dict[str, Any]:
-        """The run's settings as config.yaml has them, interpolations filled in; `config.schema` types them."""
-        with open(self.path / "config.yaml", encoding="utf-8") as file:
-            return yaml.load(file, Loader=_YAML)
+        """The run's settings as config.yaml has them, interpolations filled in; `config.schema` types them.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.path / "config.yaml"
+        try:
+            settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_YAML)
+        except FileNotFoundError:
+            raise UserError(f"{file}: is missing; restore it, or move the run away") from None
+        except (RecursionError, ValueError, yaml.YAMLError):
+            raise UserError(f"{file}: is damaged; restore it, or move the run away") from None
+        return settings if isinstance(settings, dict) else {}
 
     @property
     def can_resume(self) -> bool:
@@ -96,7 +106,7 @@ class RunFolder:
         return self.last.is_file() or self.previous.is_file()
 
     def result(self) -> dict[str, Any] | None:
-        """What result.json says; None while the run is not finished.
+        """The content of result.json; None while the run is not finished.
 
         Raises:
             UserError: the file is damaged, or no result of this program.
@@ -179,7 +189,7 @@ class RunFolder:
         return False
 
     def status(self) -> dict[str, Any]:
-        """What status.json says; empty where there is none yet, or a damaged one."""
+        """The content of status.json; empty while there is none, or a damaged one."""
         try:
             return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -203,17 +213,17 @@ class RunFolder:
         self.forget_training()
 
     def forget_training(self) -> None:
-        """Remove what a finished run needs no more."""
+        """Remove the checkpoints that a finished run no longer needs."""
         for checkpoint in (self.last, self.previous, self.pending):
             checkpoint.unlink(missing_ok=True)
 
     def write_rejects(self, rows: list[dict[str, Any]]) -> None:
-        """Name the utterances that were left out, with their reasons."""
+        """List the utterances that were left out, with their reasons, in rejects.jsonl."""
         with durable_file(self.path / "rejects.jsonl", "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def add_reject(self, file: str, reason: str) -> None:
-        """Name an utterance that could not be read during training."""
+        """Add an utterance that could not be read during training to rejects.jsonl."""
         with open(self.path / "rejects.jsonl", "a", encoding="utf-8") as rejects:
             rejects.write(json.dumps({"audio_filepath": file, "reason": reason}) + "\n")
         print(f"data: {reason}; left out")
@@ -225,7 +235,7 @@ class RunFolder:
 
 
 class FollowedRun(RunFolder):
-    """A run's folder for all ranks but the first: they read it, and the first writes it."""
+    """A run's folder for all ranks but the first: they read it, and only add rejects."""
 
     @contextmanager
     def lock(self, patience: float | None = None) -> Iterator[None]:

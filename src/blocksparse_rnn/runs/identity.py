@@ -1,4 +1,4 @@
-"""Which settings a result depends on: the identity of a run, its name, and what runs have in common."""
+"""Which settings a result depends on: the identity of a run, its name, and comparisons between runs."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ NOT_IDENTITY_WITHIN = {
 
 
 def identity(settings: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that stand for all settings on which the result depends.
+    """A hash, ten hexadecimal digits, of all settings on which the result depends.
 
-    What is null is not used, and does not count: a setting added later with null as its default leaves
-    the identity of earlier runs as it was. A node counts by the name of its option, not by where its class
-    lies in the code, so that moving a class renames no run.
+    Null values do not count: a setting added later with null as its default leaves the identity of earlier
+    runs as it was. A node counts by the name of its option, not by the path of its class, so that moving a class
+    renames no run.
     """
     chosen = _values({name: _chosen(settings, name) for name in settings if name not in NOT_IDENTITY})
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:10]
@@ -43,7 +43,7 @@ def _chosen(settings: dict[str, Any], name: str) -> Any:
 
 
 def recipe(settings: dict[str, Any]) -> str:
-    """How a run was trained, whatever its model and sparsifier; only runs of one recipe are compared."""
+    """A hash of all settings but seed, model and sparsifier; only runs of one recipe are compared."""
     return identity(settings | dict.fromkeys(("seed", "model", "width", "sparsifier", "prunable")))
 
 

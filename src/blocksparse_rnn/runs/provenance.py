@@ -1,4 +1,4 @@
-"""Where a figure comes from: the processor and the commit."""
+"""Provenance of a result: the processor and the commit."""
 
 import platform
 import subprocess

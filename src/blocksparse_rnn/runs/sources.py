@@ -1,15 +1,17 @@
-"""Finished runs whose weights other runs use: to be re-evaluated, or to start from."""
+"""Finished runs whose weights other runs use: `weights=RUN` re-evaluates them, `start_from=RUN` trains them further."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.runs.folder import RunFolder
+from blocksparse_rnn.runs.identity import same_settings
 
 WEIGHTS_OF = {
     "weights": ("model", "features", "alphabet", "sparsifier", "seed"),
     "start_from": ("model", "features", "alphabet"),
 }
-"""Settings that name a run whose weights are used -> settings, or groups of them, that must be those of that run."""
+"""Setting that names a run -> settings, or groups of them, that must equal those of that run."""
 
 
 def source_of(settings: dict[str, Any], setting: str) -> RunFolder:
@@ -20,19 +22,13 @@ def source_of(settings: dict[str, Any], setting: str) -> RunFolder:
         setting: which of them names the run's folder, one of `WEIGHTS_OF`.
 
     Raises:
-        UserError: no such run, it isn't finished, or what differs.
+        UserError: there is no such run, it isn't finished, or it was trained with other settings.
     """
     source = RunFolder.existing(settings[setting], f"{setting}=")
     if source.result() is None:
         raise UserError(f"{setting}={source.path}: has no result.json; let the training end first")
-    trained = source.settings()
-    differing = [
-        f"{name}.{key}" if isinstance(settings[name], dict) else name
-        for name in WEIGHTS_OF[setting]
-        for key in (settings[name] if isinstance(settings[name], dict) else [name])
-        if key != "specaugment"  # changes training only
-        and _at(settings[name], key) != _at(trained[name], key)
-    ]
+    wanted, trained = (_flat(values, WEIGHTS_OF[setting]) for values in (settings, source.settings()))
+    differing = [name for name in wanted if not same_settings(wanted, trained, [name])]
     if differing:
         raise UserError(
             f"{setting}={source.path}: trained with other settings ({', '.join(differing)}); repeat those of "
@@ -41,5 +37,11 @@ def source_of(settings: dict[str, Any], setting: str) -> RunFolder:
     return source
 
 
-def _at(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, dict) else value
+def _flat(settings: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Some settings, those within a group as `group.name`, without what does not change the use of weights."""
+    flat: dict[str, Any] = {}
+    for name in names:
+        value = settings.get(name)
+        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    # Where a class lies in the code does not matter, and SpecAugment changes training only.
+    return {name: v for name, v in flat.items() if not name.endswith(("._target_", ".specaugment"))}

@@ -15,12 +15,12 @@ from blocksparse_rnn.sweep.plan import run_sweep
 
 
 def dev_cers(loader: ConfigLoader, config: DictConfig, overrides: list[list[str]]) -> list[float]:
-    """Do the runs of some overrides; those that are finished are not done again.
+    """Do the runs that are not finished, and read the results of all.
 
     Args:
-        loader: of the configurations.
-        config: the primary configuration, with what was typed.
-        overrides: of each run, as the sweeper chose them.
+        loader: Hydra's loader of configurations.
+        config: the primary configuration, with the overrides of the command line.
+        overrides: those that the sweeper chose for each run.
 
     Returns:
         The best dev CER of each run, as its result.json has it.

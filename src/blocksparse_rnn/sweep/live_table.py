@@ -1,4 +1,4 @@
-"""What a running sweep prints: a live table on a terminal, else a line for each change."""
+"""Output of a running sweep: a live table on a terminal, else a line for each change of a job's state."""
 
 import sys
 import time
@@ -81,7 +81,7 @@ class SweepTable:
         for heading in ("run", "state", "epoch", "CER %", "sparsity %", "time left"):
             table.add_column(heading, justify="left" if heading in ("run", "state") else "right")
         rows = max(5, self.console.height - 8)
-        # Of many jobs, show those whose state changes.
+        # Where not all fit, running, failed and busy jobs come first.
         shown = sorted(jobs, key=lambda job: ("running", "failed", "busy").count(job.state) == 0)[:rows]
         for job in jobs:
             if job in shown:
@@ -105,7 +105,7 @@ class SweepTable:
         )
 
     def _seconds_left(self, jobs: list[Job]) -> float:
-        """Running jobs report it; a waiting job takes as long as the mean of the finished ones."""
+        """Running jobs report their own; a waiting job is taken to last as long as the mean of the finished ones."""
         running = [float(_status(job).get("seconds_left") or 0) for job in jobs if job.state == "running"]
         waiting = sum(job.state == "waiting" for job in jobs)
         if waiting and not self._took:
@@ -136,7 +136,7 @@ def _status(job: Job) -> dict[str, Any]:
     status = job.run.status()
     if job.child is None:  # SLURM runs it
         return status
-    # An earlier process may have left it; the one that runs now is the child, or its first rank.
+    # Not that of an earlier process: the child writes it, or its first rank.
     return status if job.child.pid in (status.get("pid"), status.get("parent")) else {}
 
 

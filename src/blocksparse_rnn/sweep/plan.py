@@ -1,6 +1,6 @@
 """The jobs of a sweep, in the order in which they start.
 
-A run is finished only when it has a result.json, whatever the exit code was. So rerunning the command resumes a
+A run is finished only when it has a result.json, whatever its exit code was. So a rerun of the command resumes a
 sweep, however it ended.
 """
 
@@ -25,7 +25,7 @@ class Job:
     state: str = "waiting"
     """waiting, running, finished, failed, busy (another process works on it: waited for) or dropped (the sweep ended first)."""
     after: list["Job"] = field(default_factory=list)
-    """Dense runs that finish before this one starts."""
+    """Dense runs that must end before this one starts."""
     attempts: int = 0
     slot: int | None = None
     child: Child | None = None
@@ -53,7 +53,7 @@ class Job:
         self.state, self.problem = "failed", problem
 
     def fail_with_dense(self) -> None:
-        """Fail if a dense run did, since q would be taken from other weights unnoticed."""
+        """Fail if a dense run did: q would silently be taken from other weights."""
         for dense in self.after:
             if self.state == "waiting" and dense.state == "failed":
                 self.fail(f"needs q of {dense.name}, which failed")
@@ -87,7 +87,7 @@ def plan(runs: Iterable[Settings]) -> list[Job]:
             dense = [
                 other for other in ordered if other.dense and same_network(other.settings.plain(), settings)
             ]
-            # As q=auto chooses: those of the same recipe, else any.
+            # q=auto prefers runs of the same recipe to others.
             alike = [other for other in dense if same_recipe(other.settings.plain(), settings)]
             job.after = alike or dense
     return ordered

@@ -92,7 +92,7 @@ class Slots:
         if not gpus:
             slots = self.slots or max(1, cores() // (self.threads_per_job or cores()))
             threads = {"OMP_NUM_THREADS": str(max(1, cores() // slots))}
-            return [threads | base for _ in range(slots)]  # what the user's environment says counts
+            return [threads | base for _ in range(slots)]  # the user's OMP_NUM_THREADS comes first
         if devices > self.gpus_per_job:
             raise UserError(
                 f"trainer.devices={devices}: a job gets launcher.gpus_per_job={self.gpus_per_job}; set "
@@ -166,7 +166,7 @@ class _Loop:
         return [(job, job.child) for job in self.jobs if job.state == "running" and job.child]
 
     def _poll_busy(self) -> None:
-        """Queue the jobs again that another process no longer works on."""
+        """Put back into the queue the jobs that no other process works on any more."""
         for job in self.jobs:
             if job.state == "busy" and not job.run.is_locked():
                 job.state, job.problem, job.locked_since = "waiting", "", None
@@ -187,7 +187,7 @@ class _Loop:
         elif self.stop_at is not None:
             job.state = "dropped"
         elif code == RunLocked.exit_code:
-            # Another sweep locked the run while our job was loading. Even if it no longer does, this was no attempt.
+            # Another sweep had locked the run when our job started, which does not count as an attempt.
             job.leave_to_others()
             job.attempts -= 1
         elif job.attempts < self.slots.max_attempts:
@@ -209,9 +209,7 @@ class _Loop:
 
     def _start(self, job: Job, environment: dict[str, str]) -> None:
         try:
-            with job.run.lock(
-                patience=0
-            ):  # no waiting here: the loop has other jobs to poll, and tries again
+            with job.run.lock(patience=0):  # the loop tries again; it has other jobs to poll
                 if job.run.result() is not None:  # another sweep was faster
                     job.state = "finished"
                     return

@@ -28,7 +28,7 @@ class Slurm:
     """Submits the runs of a sweep, each as one element of a job array.
 
     Args:
-        cluster: `slurm`, or `local` to try it out: all at once on this machine.
+        cluster: `slurm`, or `local` to run all jobs at once on this machine, as a trial.
         hours: time limit of a job; one that needs longer is queued again and resumes.
         nodes: machines of a job; each runs `trainer.devices` processes.
         cpus_per_task: cores of each process.
@@ -96,7 +96,7 @@ class Slurm:
             0 when every run is finished, 1 when one failed.
 
         Raises:
-            UserError: submitit is not installed, or SLURM isn't.
+            UserError: submitit or SLURM is not installed.
             Stopped: on Ctrl-C; the jobs stay in SLURM's queue.
         """
         table = SweepTable(len(jobs))
@@ -216,10 +216,10 @@ def _ids(submitted: dict[Path, Any]) -> list[str]:
 
 
 class Element:
-    """What each process of a submitted job calls: it trains one run.
+    """The function that each process of a submitted job calls: it trains one run.
 
     Args:
-        job: of the run; the dense runs that it needs must be finished when it begins.
+        job: the run, and the dense runs that must be finished when it starts.
     """
 
     def __init__(self, job: Job) -> None:

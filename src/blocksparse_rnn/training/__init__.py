@@ -1,4 +1,4 @@
-"""Everything around fit(): the training from settings to result, the recogniser, optimizers, checkpoints, loggers.
+"""Training from settings to result (`train`): the recogniser, its data, optimizers, checkpoints, loggers, ranks.
 
-May import config and what lies below it.
+May import config and the packages below it.
 """

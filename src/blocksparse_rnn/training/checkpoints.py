@@ -18,14 +18,14 @@ from blocksparse_rnn.signals import Stopped, StopRequests
 class Checkpoints(pl.Callback):
     """Keeps last.ckpt (to resume from), the one before it, and best.ckpt (lowest dev CER after pruning has finished).
 
-    The last one is written at the end of every epoch, every few minutes between, and when the process is
-    asked to end. It counts only once the metrics of its step are on disk too: Lightning writes them after
-    all hooks of a step, so the new file waits under another name until the next hook.
+    last.ckpt is written at the end of every epoch, every few minutes between, and when the process is
+    asked to end. Lightning writes the metrics of a step after all its hooks, so the new file is pending.ckpt until
+    the next hook, when those metrics are on disk.
 
     Args:
         run: the run's folder.
         stop: whether the process was asked to end.
-        every_minutes: time between two checkpoints within an epoch.
+        every_minutes: minutes between two checkpoints within an epoch.
     """
 
     def __init__(self, run: RunFolder, stop: StopRequests, every_minutes: float) -> None:
@@ -34,7 +34,7 @@ class Checkpoints(pl.Callback):
         self.every_seconds = 60 * every_minutes
         self.best_cer = float("inf")
         self.best_step = 0
-        # In this process and in those before it, up to the last checkpoint:
+        # Sums over this process and those from which it resumes:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.saving_seconds = 0.0
@@ -59,7 +59,7 @@ class Checkpoints(pl.Callback):
             setattr(self, name, state.get(name, 0.0))
         self._random_states = torch.atleast_2d(state["random_state"])
         if self.best_step and step_of(self.run.best) != self.best_step:
-            # Overwritten after the checkpoint from which we resume: the same steps will write it again.
+            # best.ckpt is newer than the checkpoint from which we resume: the same steps will write it again.
             self.best_cer, self.best_step = float("inf"), 0
 
     def on_train_start(self, trainer: pl.Trainer, recogniser: pl.LightningModule) -> None:
@@ -78,7 +78,7 @@ class Checkpoints(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.estimated_stepping_batches:
-            trainer.should_stop = True  # so that Lightning validates, in mid-epoch too
+            trainer.should_stop = True  # so that Lightning validates, also within an epoch
         if trainer.is_last_batch or trainer.should_stop:
             return  # the epoch's end saves; a run resumed from here would skip its validation
         due = trainer.is_global_zero and time.monotonic() - self._saved_at > self.every_seconds
@@ -140,7 +140,7 @@ class Checkpoints(pl.Callback):
 
     def _end_if_asked(self, trainer: pl.Trainer) -> None:
         number = distributed.largest(self.stop.asked or 0, trainer.strategy.root_device)
-        # A signal that comes only now stays in `asked`, and ends all after their next step.
+        # A signal that comes only now stays in `asked`, and ends all ranks after their next step.
         if number:
             raise Stopped(number)
 

@@ -19,10 +19,10 @@ from blocksparse_rnn.training.recogniser import Recogniser
 
 
 def load_data(settings: Settings, recogniser: Recogniser, run: RunFolder) -> SpeechData:
-    """Usable utterances of all splits; the run's folder gets a list of those that are not.
+    """Batches of the usable utterances of all splits; the others are listed in the run's rejects.jsonl.
 
     Raises:
-        UserError: too many are not.
+        UserError: the corpus can't be read, or more utterances are unusable than `max_rejects` allows.
     """
     splits = settings.data.build().prepare()
     rate = recogniser.features.sample_rate
@@ -76,7 +76,7 @@ def _make_augmenter(settings: Settings, recogniser: Recogniser) -> Augmenter | N
 
 
 def _advice(rejects: list[Reject], alphabet: Alphabet) -> str:
-    """Which settings of texts have the letters that the alphabet lacks, in most of the texts."""
+    """Advice to set the option of `text` whose alphabet has the missing letters of most rejected texts."""
     unknown = [
         {letter for letter in alphabet.unknown(reject.utterance.text.lower()) if letter.isalpha()}
         for reject in rejects

@@ -1,4 +1,4 @@
-"""What runs at the paper's scale cost on a CPU, told before they start."""
+"""Estimates before a start what runs at the paper's scale cost on a CPU."""
 
 import time
 
@@ -15,10 +15,10 @@ _MATRIX = 1024
 
 
 def cost_on_cpu(runs: list[Settings]) -> str | None:
-    """A line on what is about to be done; None where a GPU does it, or nothing has the paper's scale.
+    """A note on models, hours of speech and days of computing; None with a GPU, or without runs at the paper's scale.
 
     The time is an estimate: 6 operations per parameter and output frame (forward, and twice that backward), at the
-    share of the peak that training steps reach, of which a product of two matrices is measured.
+    share of the peak that training steps reach. The peak is measured by a product of two matrices.
 
     Args:
         runs: of a sweep, or a single one; those that are finished cost nothing.

@@ -1,4 +1,4 @@
-"""Where metrics go: always to metrics.csv, and to W&B or TensorBoard where chosen."""
+"""Loggers: metrics.csv always, W&B or TensorBoard besides where `logger` chooses them."""
 
 import csv
 import netrc
@@ -80,8 +80,8 @@ def wandb_logger(
 ) -> list[Logger]:
     """W&B: online where a key is configured, else offline in the run folder.
 
-    A run keeps its id when it resumes. W&B never ends a training: where it can't start, a line says
-    so and metrics.csv has everything.
+    A run keeps its id when it resumes. W&B never ends a training: if it can't start, a warning is printed, and
+    metrics.csv has all metrics.
 
     Args:
         run: the run's folder; its name is the run's name and id.
@@ -118,7 +118,7 @@ def wandb_logger(
             settings=wandb.Settings(init_timeout=30, x_disable_stats=offline),
         )
         for rate in ("val/cer", "val/wer"):
-            # Not the least: that may be of an epoch before the last pruning.
+            # Not the lowest: that may be of an epoch before pruning has finished.
             logger.experiment.define_metric(rate, summary="last")
     except Exception as error:  # W&B's own errors have no common base, and none may end a training
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -128,9 +128,9 @@ def wandb_logger(
 
 
 def replay_metrics(path: Path, loggers: list[Logger]) -> None:
-    """Log to W&B again what a run logged before it was interrupted, where its offline folder begins anew.
+    """Log all earlier metrics of a resumed run to W&B again, if it is offline.
 
-    W&B replaces a run by what is synced last, so the newest folder must have everything.
+    Each process has an offline folder of its own, and syncing one replaces the run, so the newest must have all.
 
     Args:
         path: the run's metrics.csv.
@@ -146,7 +146,7 @@ def replay_metrics(path: Path, loggers: list[Logger]) -> None:
 
 
 def _has_wandb_key() -> bool:
-    """Whether a key is configured, in the environment or in ~/.netrc; asks nobody, needs no network."""
+    """Whether a key is configured, in the environment or in ~/.netrc; without a prompt or the network."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return False
     if os.environ.get("WANDB_API_KEY"):

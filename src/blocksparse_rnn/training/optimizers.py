@@ -1,4 +1,4 @@
-"""Optimizers with their learning-rate schedules, in the form Lightning takes them."""
+"""Optimizers with their learning-rate schedules, as Lightning's `configure_optimizers` returns them."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ def nesterov_sgd(
     momentum: Annotated[float, Field(gt=0, lt=1)],
     anneal: PositiveFloat,
 ) -> dict[str, Any]:
-    """Nesterov's momentum, the learning rate divided by `anneal` after every epoch.
+    """SGD with Nesterov momentum; the learning rate is divided by `anneal` after every epoch.
 
     Source: Amodei et al., "Deep Speech 2", 2016, section 3.1.
 
@@ -47,20 +47,20 @@ def adamw(
     decay: Annotated[float, Field(gt=0, le=1)],
     end_factor: Annotated[float, Field(gt=0, le=1)],
 ) -> dict[str, Any]:
-    """AdamW with a linear warm-up, half a cosine down, and a constant low rate at the end.
+    """AdamW with a linear warm-up, cosine decay, and a constant low rate at the end.
 
-    Sources: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; the fall is that of their
-    "SGDR", 2017, equation 5, without restarts.
+    Sources: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019; the decay is equation 5 of their
+    "SGDR", 2017, without restarts.
 
     Args:
         parameters: what to train.
         total_steps: steps of the whole training.
         steps_per_epoch: not needed by this schedule.
         lr: highest learning rate.
-        weight_decay: decay of matrices and kernels; biases and batch norm are left alone.
+        weight_decay: decay of matrices and kernels; biases and batch norm have none.
         warmup: share of the steps in which the rate rises.
         decay: share of the other steps in which the rate falls.
-        end_factor: what it falls to, as a share of the highest.
+        end_factor: the last rate, as a share of the highest.
     """
     groups = _group_each(parameters)
     for group in groups:
@@ -78,7 +78,7 @@ def adamw(
 
 
 def _group_each(parameters: Iterable[Parameter]) -> list[dict[str, Any]]:
-    """A group for every parameter, so that a sparsifier may give a pruned matrix a rate of its own."""
+    """A group for every parameter, so that a sparsifier can change the learning rate of one matrix."""
     return [{"params": [parameter]} for parameter in parameters]
 
 

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from blocksparse_rnn.runs.folder import RunFolder
 
-_STATUS_SECONDS = 5.0  # at least between two writings of status.json within an epoch
+_STATUS_SECONDS = 5.0  # least time between two writes of status.json within an epoch
 
 
 class Progress(pl.Callback):
-    """A bar over all optimizer steps on a terminal, one line an epoch elsewhere, and status.json always.
+    """On a terminal a bar over all optimizer steps, elsewhere a line per epoch; status.json in both cases.
 
     Args:
         run: the run's folder.
@@ -53,7 +53,7 @@ class Progress(pl.Callback):
             tqdm.write(f"{line}  {tqdm.format_interval(left)} left", file=sys.stderr)
 
     def _seconds_left(self, trainer: pl.Trainer) -> float:
-        """Until the last step, or until `trainer.max_time` is up."""
+        """Seconds until the last step, or until `trainer.max_time` if that is sooner."""
         started, first = self._start
         done = trainer.global_step - first
         left = (time.monotonic() - started) / max(1, done) * (self.total - trainer.global_step)

@@ -1,4 +1,4 @@
-"""One training on several processes of this machine, its ranks: starts them and ends all when one fails.
+"""One training on several processes of this machine (ranks): starts them, and ends all when one fails.
 
 Each rank runs the program of `processes.job_command` with the environment variables that torchrun would set.
 """
@@ -33,7 +33,7 @@ def run_ranks(run: RunFolder, count: int) -> None:
         SystemExit: a rank failed; standard error says why, RUN/rank-N.log has all of its output.
         Stopped: after a signal, which was passed on to the ranks.
     """
-    # Ours until all have ended: a port that is free now may be taken once the ranks have loaded torch.
+    # Held until all ranks have ended: a free port could be taken by others while the ranks load torch.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks: list[Child] = []
     passed: list[int] = []
@@ -54,7 +54,7 @@ def run_ranks(run: RunFolder, count: int) -> None:
     if codes[0] == 0:
         return
     if any(code in (-number, 128 + number) for code in codes for number in passed):
-        # All got the signal; a rank that didn't handle it yet may have broken another's connection as it ended.
+        # All got the signal; a rank that ended before it could handle it may have broken another's connection.
         run.update_status("stopped")
         raise Stopped(passed[0])
     failed = _first_failure(ranks, [rank for rank, code in enumerate(codes) if code and rank not in overdue])
@@ -71,11 +71,11 @@ def _start(run: RunFolder, rank: int, count: int, port: int) -> Child:
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the first rank need not open the port
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # this process has the port, not the first rank
         "OMP_NUM_THREADS": str(share),
         "PYTHONFAULTHANDLER": "1",  # a crash in native code prints where
     }
-    if not rank:  # it prints where this process does
+    if not rank:  # its output is that of this process
         return Child(job_command(run.path), environment, log=None)
     log = run.path / f"rank-{rank}.log"
     log.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def _start(run: RunFolder, rank: int, count: int, port: int) -> Child:
 
 
 def _wait(ranks: list[Child], passed: list[int]) -> set[int]:
-    """Wait until all have ended; returns those that had to be killed, some seconds after one failed or Ctrl-C."""
+    """Wait until all have ended; kills, and returns, those still running some seconds after a failure or Ctrl-C."""
     kill_at: float | None = None
     while running := {rank for rank, child in enumerate(ranks) if child.poll() is None}:
         failed = any(child.poll() for child in ranks)
@@ -99,7 +99,7 @@ def _wait(ranks: list[Child], passed: list[int]) -> set[int]:
 
 
 def _first_failure(ranks: list[Child], failed: list[int]) -> int:
-    """The rank that failed first: the one that has a log and reports no lost connection to another, if any."""
+    """The rank that failed first: one with a log whose error is no lost connection to another rank, if any."""
     cause = [r for r in failed if r and not any(word in ranks[r].failure_reason() for word in _LOST)]
     return [*cause, *failed, 0][0]
 
@@ -115,7 +115,7 @@ def _report(run: RunFolder, rank: int, child: Child) -> None:
 
 
 class LeaveOnError(pl.Callback):
-    """Ends a rank some seconds after an error, in case its cleaning up waits for the other ranks."""
+    """Ends a rank some seconds after an error, in case its cleanup waits for the other ranks."""
 
     def on_exception(self, trainer: pl.Trainer, recogniser: pl.LightningModule, error: BaseException) -> None:
         if distributed.launched():

@@ -21,7 +21,7 @@ from blocksparse_rnn.speech.metrics import ErrorCounts
 
 
 class Recogniser(pl.LightningModule):
-    """Waveforms in, text out; learns from pairs of both by CTC.
+    """Waveforms in, text out; trained by CTC.
 
     It owns its features and their statistics, so its weights and settings are all that
     transcription needs.
@@ -80,7 +80,7 @@ class Recogniser(pl.LightningModule):
 
     def ctc_loss(self, logits_BTV: Tensor, frames: list[int], batch: Batch) -> Tensor:
         """Negative log likelihood of the texts, in nats, summed over the batch (Graves et al., 2006)."""
-        # In float32 whatever autocast says: there is no CTC loss in bf16.
+        # In float32 under autocast too: there is no CTC loss in bf16.
         log_probs_TBV = logits_BTV.float().log_softmax(dim=-1).transpose(0, 1)
         return functional.ctc_loss(
             log_probs_TBV,
@@ -164,7 +164,7 @@ class Recogniser(pl.LightningModule):
 
 
 def build_recogniser(settings: Settings) -> Recogniser:
-    """The recogniser that some settings describe, with fresh weights."""
+    """The recogniser of these settings, with randomly initialised weights."""
     alphabet = Alphabet(settings.alphabet)
     features = settings.features.build()
     model = settings.model.build(features.size, len(alphabet))

@@ -1,4 +1,4 @@
-"""`weights=RUN`: the recogniser of a finished run, evaluated with another decoder or on other data; no training."""
+"""`weights=RUN`: re-evaluates a finished run with another decoder or on other data; trains nothing."""
 
 import os
 import shutil
@@ -23,13 +23,13 @@ def re_evaluate(
     """Error rates on dev and test with another run's weights, as the result of a run.
 
     Args:
-        settings: those of the other run but for decoder and data; `weights` names its folder.
+        settings: those of the other run except for decoder and data; `weights` names its folder.
         run: the folder of the re-evaluation.
-        recogniser: with the decoder to try, weights of any kind.
+        recogniser: with the decoder to try; its weights are replaced.
         data: to evaluate on.
 
     Raises:
-        UserError: the other run isn't finished, or was trained with other settings; several devices.
+        UserError: several devices; the other run isn't finished, or was trained with other settings.
     """
     if settings.trainer.devices != 1:
         raise UserError("weights: a recogniser is re-evaluated on one device; set trainer.devices=1")
@@ -63,7 +63,7 @@ def re_evaluate(
 
 
 def _link(source: RunFolder, run: RunFolder) -> None:
-    """Make the run folder whole, so that it transcribes with its decoder."""
+    """Put the weights into the run's folder, so that it can transcribe."""
     run.best.unlink(missing_ok=True)
     try:
         os.link(source.best, run.best)

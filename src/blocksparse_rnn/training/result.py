@@ -1,4 +1,4 @@
-"""What result.json says besides error rates: size of the model, how it was pruned, how long it took, where."""
+"""result.json without the test error rates: size of the model, how it was pruned, durations, circumstances."""
 
 import platform
 import time
@@ -29,7 +29,7 @@ def training_result(
     sparsifiers: list[Sparsifier],
     checkpoints: Checkpoints,
 ) -> dict[str, Any]:
-    """The result of a training that has ended, but for its error rates on the test split.
+    """The result of a training that has ended, without its error rates on the test split.
 
     Args:
         settings: of the training.
@@ -52,9 +52,9 @@ def training_result(
         "skipped_steps": skip.total,
         "epochs": round(epochs, 3),
         "train_hours": round(hours, 4),
-        # Over all processes that a run took, without what was done twice because one was killed.
+        # Over all processes of the run, without the steps that were lost because one was killed.
         "wall_seconds": round(checkpoints.seconds, 1),
-        "cpu_seconds": round(checkpoints.cpu_seconds, 1),  # on a shared machine the wall clock says little
+        "cpu_seconds": round(checkpoints.cpu_seconds, 1),  # comparable on a shared machine too
         "saving_seconds": round(checkpoints.saving_seconds, 2),
         "audio_hours_per_second": round(audio_hours / max(checkpoints.seconds, 1e-3), 6),
         **_circumstances(settings, trainer),
@@ -79,7 +79,7 @@ def sizes(model: nn.Module, prunable: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def _pruning(model: nn.Module, sparsifiers: list[Sparsifier], settings: Settings) -> dict[str, Any]:
-    """How a model was pruned, besides how far."""
+    """How a model was pruned; `sizes` has its sparsity."""
     about: dict[str, Any] = {
         "sparsifier": settings.sparsifier.name,
         "block": settings.block if sparsifiers else None,

@@ -12,10 +12,9 @@ from blocksparse_rnn.errors import UserError
 
 
 class SkipNonFinite(pl.Callback):
-    """Drops gradients that hold an infinity or a NaN, so that weights and optimizer stay as they were.
+    """Drops gradients that have an infinity or a NaN, so that weights and optimizer stay as they were.
 
-    Batch norm's statistics of such a step are taken back too. Ranks see the same sum of gradients, so
-    all skip the same steps.
+    Batch norm's statistics are restored too. All ranks have the same sum of gradients, so all skip the same steps.
 
     Args:
         max_skipped: steps in a row that may be skipped.

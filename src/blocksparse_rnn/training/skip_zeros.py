@@ -18,7 +18,7 @@ from blocksparse_rnn.runtime.autograd import KeptBlocks
 
 
 class SkipZeros(pl.Callback):
-    """Makes products skip pruned blocks once pruning has ended, and dense again when the training ends.
+    """Makes products skip pruned blocks once pruning has finished; when the training ends they are dense again.
 
     It must come after the sparsifiers among the callbacks.
 

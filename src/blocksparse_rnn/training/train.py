@@ -38,17 +38,20 @@ STATISTICS_UTTERANCES = 1000
 
 
 def train(settings: Settings, run: RunFolder | None = None) -> dict[str, Any]:
-    """Train, test and write result.json. A finished run is not done again, an interrupted one resumes.
+    """Train, test and write result.json. A finished run is not trained again, an interrupted one resumes.
 
     Args:
         settings: composed and checked (`config.compose`).
-        run: the folder to do it in; None for the one that belongs to the settings.
+        run: the run's folder; None for the one that the settings name.
 
     Returns:
         The result.
 
     Raises:
-        UserError: unusable data, no permission, no space, a run that another process works on.
+        UserError: unusable data, weights or devices; no permission, no space.
+        RunLocked: another process works on the run.
+        Stopped: after a signal.
+        SystemExit: another rank failed.
     """
     run = run or RunFolder.of(settings)
     validate_devices(settings.trainer)
@@ -59,7 +62,7 @@ def train(settings: Settings, run: RunFolder | None = None) -> dict[str, Any]:
         with run.lock():
             result = run.result()
             if result is not None:
-                run.forget_training()  # killed between its last two steps, it may still have checkpoints
+                run.forget_training()  # a process killed right after writing the result left checkpoints
                 print(f"{run.path}: finished before")
             else:
                 run.create(settings)
@@ -75,7 +78,7 @@ def train(settings: Settings, run: RunFolder | None = None) -> dict[str, Any]:
 
 
 def _train(settings: Settings, run: RunFolder, stop: StopRequests) -> dict[str, Any]:
-    """Train in this process, one rank or the only one."""
+    """Train in this process, which is the only rank or one of several."""
     quieten_lightning()
     with _status_of_the_end(run), distributed.joined(on_gpu(settings.trainer.accelerator)):
         run.update_status("running", epoch=0, step=0)
@@ -117,7 +120,7 @@ def _fit_and_evaluate(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a training has besides its recogniser and its data."""
+    """The parts of a training besides recogniser and data."""
 
     sparsifiers: list[Sparsifier]
     checkpoints: Checkpoints
@@ -129,10 +132,10 @@ class _Parts:
 def _seeded_recogniser(settings: Settings) -> Recogniser:
     pl.seed_everything(settings.seed, verbose=False)
     recogniser = build_recogniser(settings)
-    # A decoder reads its files when it is first used; better now than after an epoch.
+    # A decoder reads its files when it is first used: a missing one must not end the training after an epoch.
     recogniser.decoder(torch.zeros(1, 1, len(recogniser.alphabet)), [1], recogniser.alphabet)
     if distributed.rank():
-        # Else all would mask the same of their utterances. Not by torch alone: Lightning seeds again as it starts.
+        # Else SpecAugment would draw the same masks on all ranks. By Lightning's function: `fit` seeds again with its seed.
         pl.seed_everything(settings.seed + distributed.rank(), verbose=False)
     return recogniser
 
@@ -142,7 +145,7 @@ def _build(settings: Settings, run: RunFolder, stop: StopRequests) -> _Parts:
     loggers = [] if distributed.rank() else [metrics, *settings.logger.build(run, settings)]
     sparsifiers = build_sparsifiers(settings)
     checkpoints = Checkpoints(run, stop, settings.checkpoints.every_minutes)
-    # Sparsifiers come first, so that what is saved and shown after a step is what they left.
+    # Sparsifiers come first, so that weights are saved and shown with their masks applied.
     callbacks: list[pl.Callback] = [*sparsifiers]
     if any(sparsifier.skip_zeros for sparsifier in sparsifiers):
         callbacks += [SkipZeros(sparsifiers)]
@@ -156,7 +159,7 @@ def _build(settings: Settings, run: RunFolder, stop: StopRequests) -> _Parts:
 def _restore(
     settings: Settings, run: RunFolder, recogniser: Recogniser, data: SpeechData, parts: _Parts
 ) -> Path | None:
-    """The checkpoint to resume from; without one, what a new training begins with."""
+    """Prepare to resume, and return the checkpoint; None for a new training, after loading what it starts from."""
     point = distributed.from_first(None if distributed.rank() else resume_point(run))
     if point is not None:
         path, step = point
@@ -166,7 +169,7 @@ def _restore(
         print(f"{run.path}: resuming from step {step}")
         return path
     if settings.start_from:
-        # Its statistics of the features with them, for which they were trained.
+        # With the statistics of its features, which the weights were trained on.
         recogniser.load_state_dict(load_weights(RunFolder(settings.start_from).best))
     elif recogniser.features.normalisation == "corpus":
         recogniser.features.fit(data.sample_of_training(STATISTICS_UTTERANCES))
@@ -176,7 +179,7 @@ def _restore(
 
 
 def _log_result(result: dict[str, Any], parts: _Parts) -> None:
-    """Log the sparsity of the best checkpoint last, for whoever compares runs by their last values."""
+    """Log the sparsity of the best checkpoint last, since W&B compares runs by their last values."""
     last = {name: result[name] for name in ("sparsity/total", "sparsity/prunable")}
     for logger in parts.loggers:
         logger.log_metrics(last | {"parameters/nonzero": result["parameters"]["nonzero"]}, result["steps"])
@@ -185,7 +188,7 @@ def _log_result(result: dict[str, Any], parts: _Parts) -> None:
 
 @contextmanager
 def _status_of_the_end(run: RunFolder) -> Iterator[None]:
-    """Say in status.json what ended a training."""
+    """Write to status.json what ended a training."""
     try:
         yield
     except (Stopped, KeyboardInterrupt):

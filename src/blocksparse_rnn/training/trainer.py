@@ -1,4 +1,4 @@
-"""Lightning's trainer as this project uses it."""
+"""Lightning's trainer for a run, and the check of its devices."""
 
 import logging
 import warnings
@@ -23,7 +23,7 @@ def make_trainer(
     """Lightning's trainer for a run.
 
     Args:
-        settings: how long, where and how precisely is trained.
+        settings: how long, on which devices and with which precision is trained.
         run: the run's folder.
         callbacks: of this training, in the order in which they act.
         loggers: of this training.
@@ -39,7 +39,7 @@ def make_trainer(
         default_root_dir=run.path,
         callbacks=[*callbacks, SkipNonFinite(settings.max_skipped)],
         logger=loggers,
-        # The environment is named, since Lightning takes any process in a SLURM allocation for one of several.
+        # Explicit, since Lightning takes any process in a SLURM allocation for one of several ranks.
         plugins=[
             DurableCheckpointIO(),
             TorchElasticEnvironment() if distributed.launched() else LightningEnvironment(),
@@ -60,7 +60,7 @@ def make_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    # It would take them from `StopRequests` and, within a handler, wait for ranks that wait elsewhere for this one.
+    # Lightning's signal handlers would replace `StopRequests`, and could wait for ranks that wait for this one.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
@@ -71,7 +71,7 @@ def on_gpu(accelerator: str) -> bool:
 
 
 def validate_devices(settings: TrainerSettings) -> None:
-    """Hold the settings against this machine: the one that trains, not the one that plans a sweep.
+    """Compare the settings with this machine, at the start of a training: a sweep may be planned elsewhere.
 
     Raises:
         UserError: another number of processes was started here, or there are fewer GPUs.
@@ -91,7 +91,7 @@ def validate_devices(settings: TrainerSettings) -> None:
 
 
 def quieten_lightning() -> None:
-    """Lightning's hints about GPUs and loader workers would drown what this project has to say."""
+    """Turn off Lightning's hints about GPUs and loader workers, which would bury this project's messages."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec.*",
