@@ -528,9 +528,33 @@ def test_an_unknown_sweep_file_is_one_line():
         (["--experimental-rerun", "x"], "--experimental-rerun: is not supported; a rerun of the command .*"),
     ],
 )
-def test_what_would_be_passed_over_is_refused(arguments, line):
+def test_what_hydra_would_pass_over_is_refused(arguments, line):
     with pytest.raises(UserError, match=f"^{line}$".replace("?", r"\?")):
         read_command(arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("a: [", "--config-name odd: is no YAML: .*odd.yaml.*"),
+        ("defaults: [config, nope]", "--config-name odd: In 'odd': Could not .*'nope'.*"),
+        (
+            "defaults: [config, _self_]\nhydra: {sweeper: {params: [1]}}",
+            "hydra.sweeper.params=.*: must be settings.*",
+        ),
+    ],
+)
+def test_a_sweep_file_that_cannot_be_read_is_one_line(tmp_path, content, line):
+    (tmp_path / "odd.yaml").write_text(content)
+    with pytest.raises(UserError, match=f"^{line}$"):
+        read_command(["-m", "-cd", str(tmp_path), "-cn", "odd"])
+
+
+def test_a_mistake_in_settings_to_be_shown_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--cfg", "job", "widht=3"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(UserError, match=r"^Could not override 'widht'"):
+        train.main()
 
 
 PAPER = {  # Narang et al., 2017, table of results; dense totals worked out to the parameter

@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from yaml import YAMLError
 
 from blocksparse_rnn.config.compose import read_command
+from blocksparse_rnn.errors import UserError
 from blocksparse_rnn.files import CONF, create_folder
 from blocksparse_rnn.sweep.plan import run_sweep, show_plan
 from blocksparse_rnn.training.cost import cost_on_cpu
@@ -33,7 +36,10 @@ def main() -> None:
         print(note, file=sys.stderr, flush=True)
     if command.hydra:
         sys.argv[1:] = command.arguments
-        _hydra()
+        try:
+            _hydra()
+        except (HydraException, YAMLError) as error:  # shown settings, as by --cfg, are not checked before
+            raise UserError(str(error).splitlines()[0]) from None
     elif command.multirun:
         sys.exit(run_sweep(command.runs))
     else:

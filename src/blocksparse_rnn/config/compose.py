@@ -24,6 +24,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from blocksparse_rnn import distributed
 from blocksparse_rnn.config.checks import check
@@ -165,11 +166,13 @@ def _read_primary(parsed: Any, config_name: str) -> tuple[Mapping[str, str], Map
             raise UserError(f"{group}={value}: {nearest(value, options)}")
     try:
         primary = compose(config_name, of_hydra, return_hydra_config=True)
-    except MissingConfigException:
-        names = [n for n in loader.get_group_options("", ObjectType.CONFIG) if not n.startswith("_")]
-        raise UserError(f"--config-name {config_name}: {nearest(config_name, names)}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"--config-name {config_name}: {str(error).splitlines()[0]}") from None
+        names = [n for n in loader.get_group_options("", ObjectType.CONFIG) if not n.startswith("_")]
+        missing = isinstance(error, MissingConfigException) and config_name not in names
+        problem = nearest(config_name, names) if missing else str(error).splitlines()[0]
+        raise UserError(f"--config-name {config_name}: {problem}") from None
+    except YAMLError as error:
+        raise UserError(f"--config-name {config_name}: is no YAML: {' '.join(str(error).split())}") from None
     values = [str(name) for name in primary if not OmegaConf.is_dict(primary._get_node(name))]
     hidden = [name for name in values if parsed.config_dir and (Path(parsed.config_dir) / name).is_dir()]
     if hidden:

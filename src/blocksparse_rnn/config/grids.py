@@ -28,12 +28,14 @@ def grid_overrides(
         typed: overrides of the command line, `name=values`.
 
     Raises:
-        UserError: `grids` is no list of settings.
+        UserError: `grids` is no list of settings, or `params` are none.
     """
     if not isinstance(grids or [], Sequence) or not all(isinstance(grid, Mapping) for grid in grids or []):
         raise UserError(
             f"hydra.sweeper.grids={grids}: must be a list like [{{sparsifier: none}}, {{block: '4,8'}}]"
         )
+    if not isinstance(params or {}, Mapping):
+        raise UserError(f"hydra.sweeper.params={params}: must be settings like {{seed: '1,2'}}")
     parser = OverridesParser.create()
     names = {parser.parse_override(text).key_or_group for text in typed}
     merged = ({**(params or {}), **grid} for grid in grids or [{}])
