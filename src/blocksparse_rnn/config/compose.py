@@ -154,11 +154,7 @@ def _read_primary(parsed: Any, config_name: str) -> tuple[Mapping[str, str], Map
     Raises:
         UserError: it can't be read, its folder hides a setting from Hydra, or Hydra's choices are not allowed.
     """
-    of_hydra = [
-        text
-        for text in parsed.overrides
-        if _parse(text) and _name(text).split(".")[0].split("/")[0] == "hydra"
-    ]
+    of_hydra = [text for text in parsed.overrides if (override := _parse(text)) and _is_hydras(override)]
     loader = GlobalHydra.instance().config_loader()
     for override in OverridesParser.create().parse_overrides(of_hydra):
         group, value = override.key_or_group, _values(override)[0]
@@ -231,7 +227,7 @@ def _compose_grid(
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.value_type in _ENDLESS:
             yield f"{override.input_line}: a sweep takes lists (1,2), choice() and range() only"
-        elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+        elif _is_hydras(override):
             good.append(override)
         elif override.key_or_group.endswith("_target_"):
             yield f"{override.key_or_group}: comes with the option of its group; write another option into conf/"
@@ -277,9 +273,9 @@ def _parse(text: str) -> Override | None:
         return None
 
 
-def _name(text: str) -> str:
-    override = _parse(text)
-    return "" if override is None else override.key_or_group
+def _is_hydras(override: Override) -> bool:
+    """Whether it sets or chooses something of Hydra's own: `hydra.x=...`, `hydra/sweeper=...`."""
+    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
 
 
 def _is_sweep(text: str) -> bool:
